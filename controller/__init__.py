@@ -1,0 +1,1 @@
+"""The control plane: keeps the replicas that ought to exist in existence."""

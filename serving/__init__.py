@@ -1,0 +1,1 @@
+"""Serve Python classes and functions over HTTP, WebSocket and gRPC."""

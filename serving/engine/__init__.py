@@ -1,0 +1,1 @@
+"""Engines place processes on machines."""

@@ -1,0 +1,1 @@
+"""Many streams over one gRPC call: frames, batching, flow control."""

@@ -1,0 +1,1 @@
+"""The replica process: runs one copy of a deployment."""

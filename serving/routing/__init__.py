@@ -1,0 +1,1 @@
+"""Choosing a replica, queueing and retrying."""

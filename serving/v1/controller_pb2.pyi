@@ -1,0 +1,249 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Code(_message.Message):
+    __slots__ = ("import_path", "pickled", "sys_path")
+    IMPORT_PATH_FIELD_NUMBER: _ClassVar[int]
+    PICKLED_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    import_path: str
+    pickled: bytes
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, import_path: _Optional[str] = ..., pickled: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeploymentOptions(_message.Message):
+    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json")
+    NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    USER_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    GRACEFUL_SHUTDOWN_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    GRACEFUL_SHUTDOWN_WAIT_LOOP_S_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_CHECK_PERIOD_S_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_CHECK_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    RAY_ACTOR_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    num_replicas: int
+    max_ongoing_requests: int
+    max_queued_requests: int
+    user_config_json: str
+    graceful_shutdown_timeout_s: float
+    graceful_shutdown_wait_loop_s: float
+    health_check_period_s: float
+    health_check_timeout_s: float
+    ray_actor_options_json: str
+    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ...) -> None: ...
+
+class DeploymentSpec(_message.Message):
+    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    INIT_ARGS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    code: Code
+    init_args: bytes
+    options: DeploymentOptions
+    http_adapter: Code
+    version: str
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ApplicationSpec(_message.Message):
+    __slots__ = ("name", "route_prefix", "ingress", "deployments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route_prefix: str
+    ingress: str
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentSpec]
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ...) -> None: ...
+
+class DeployRequest(_message.Message):
+    __slots__ = ("application",)
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    application: ApplicationSpec
+    def __init__(self, application: _Optional[_Union[ApplicationSpec, _Mapping]] = ...) -> None: ...
+
+class DeployResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("application",)
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    def __init__(self, application: _Optional[str] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ("existed",)
+    EXISTED_FIELD_NUMBER: _ClassVar[int]
+    existed: bool
+    def __init__(self, existed: _Optional[bool] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReplicaStatus(_message.Message):
+    __slots__ = ("replica_id", "state", "pid", "version")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    state: str
+    pid: int
+    version: str
+    def __init__(self, replica_id: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class DeploymentStatus(_message.Message):
+    __slots__ = ("name", "status", "message", "target_num_replicas", "replicas")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    status: str
+    message: str
+    target_num_replicas: int
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaStatus]
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ...) -> None: ...
+
+class ApplicationStatus(_message.Message):
+    __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_DEPLOYED_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route_prefix: str
+    status: str
+    message: str
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentStatus]
+    last_deployed_time_s: float
+    generation: int
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class ServeStatus(_message.Message):
+    __slots__ = ("applications",)
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("watcher",)
+    WATCHER_FIELD_NUMBER: _ClassVar[int]
+    watcher: str
+    def __init__(self, watcher: _Optional[str] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("replica_id", "address")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    address: str
+    def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Deployment(_message.Message):
+    __slots__ = ("application", "name", "max_ongoing_requests", "max_queued_requests", "endpoints")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    name: str
+    max_ongoing_requests: int
+    max_queued_requests: int
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    def __init__(self, application: _Optional[str] = ..., name: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("application", "route_prefix", "ingress")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    route_prefix: str
+    ingress: str
+    def __init__(self, application: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
+
+class DeploymentKey(_message.Message):
+    __slots__ = ("application", "name")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    name: str
+    def __init__(self, application: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class WatchUpdate(_message.Message):
+    __slots__ = ("epoch", "revision", "snapshot", "routes_changed", "routes", "deployments", "removed")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    revision: int
+    snapshot: bool
+    routes_changed: bool
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    deployments: _containers.RepeatedCompositeFieldContainer[Deployment]
+    removed: _containers.RepeatedCompositeFieldContainer[DeploymentKey]
+    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., routes_changed: _Optional[bool] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[DeploymentKey, _Mapping]]] = ...) -> None: ...
+
+class ReplicaReport(_message.Message):
+    __slots__ = ("replica_id", "pid", "error")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    pid: int
+    error: str
+    def __init__(self, replica_id: _Optional[str] = ..., pid: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ReplicaReportResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShutdownRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShutdownResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReplicaSpec(_message.Message):
+    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    IS_INGRESS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    replica_id: str
+    deployment: DeploymentSpec
+    is_ingress: bool
+    route_prefix: str
+    address: str
+    control_address: str
+    controller_address: str
+    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: _Optional[bool] = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,66 @@
+from serving.v1 import frames_pb2 as _frames_pb2
+from serving.v1 import http_pb2 as _http_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class InvokeRequest(_message.Message):
+    __slots__ = ("request", "body")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    request: _http_pb2.HttpRequest
+    body: bytes
+    def __init__(self, request: _Optional[_Union[_http_pb2.HttpRequest, _Mapping]] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class InvokeResponse(_message.Message):
+    __slots__ = ("response", "body")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    response: _http_pb2.HttpResponse
+    body: bytes
+    def __init__(self, response: _Optional[_Union[_http_pb2.HttpResponse, _Mapping]] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class HealthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HealthResponse(_message.Message):
+    __slots__ = ("ongoing", "loop_lag_s")
+    ONGOING_FIELD_NUMBER: _ClassVar[int]
+    LOOP_LAG_S_FIELD_NUMBER: _ClassVar[int]
+    ongoing: int
+    loop_lag_s: float
+    def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ...) -> None: ...
+
+class ReconfigureRequest(_message.Message):
+    __slots__ = ("max_ongoing_requests",)
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    max_ongoing_requests: int
+    def __init__(self, max_ongoing_requests: _Optional[int] = ...) -> None: ...
+
+class ReconfigureResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("grace_s",)
+    GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    grace_s: float
+    def __init__(self, grace_s: _Optional[float] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StacksRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StacksResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
