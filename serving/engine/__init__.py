@@ -1,1 +1,1 @@
-"""Engines place processes on machines."""
+"""What places processes on machines."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/v1/controller.proto\x12\nserving.v1\">\n\x04\x43ode\x12\x13\n\x0bimport_path\x18\x01 \x01(\t\x12\x0f\n\x07pickled\x18\x02 \x01(\x0c\x12\x10\n\x08sys_path\x18\x03 \x03(\t\"\xa9\x02\n\x11\x44\x65ploymentOptions\x12\x14\n\x0cnum_replicas\x18\x01 \x01(\r\x12\x1c\n\x14max_ongoing_requests\x18\x02 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x03 \x01(\x05\x12\x18\n\x10user_config_json\x18\x04 \x01(\t\x12#\n\x1bgraceful_shutdown_timeout_s\x18\x05 \x01(\x01\x12%\n\x1dgraceful_shutdown_wait_loop_s\x18\x06 \x01(\x01\x12\x1d\n\x15health_check_period_s\x18\x07 \x01(\x01\x12\x1e\n\x16health_check_timeout_s\x18\x08 \x01(\x01\x12\x1e\n\x16ray_actor_options_json\x18\t \x01(\t\"\xba\x01\n\x0e\x44\x65ploymentSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x10.serving.v1.Code\x12\x11\n\tinit_args\x18\x03 \x01(\x0c\x12.\n\x07options\x18\x04 \x01(\x0b\x32\x1d.serving.v1.DeploymentOptions\x12&\n\x0chttp_adapter\x18\x05 \x01(\x0b\x32\x10.serving.v1.Code\x12\x0f\n\x07version\x18\x06 \x01(\t\"w\n\x0f\x41pplicationSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0f\n\x07ingress\x18\x03 \x01(\t\x12/\n\x0b\x64\x65ployments\x18\x04 \x03(\x0b\x32\x1a.serving.v1.DeploymentSpec\"A\n\rDeployRequest\x12\x30\n\x0b\x61pplication\x18\x01 \x01(\x0b\x32\x1b.serving.v1.ApplicationSpec\"\x10\n\x0e\x44\x65ployResponse\"$\n\rDeleteRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"P\n\rReplicaStatus\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x8b\x01\n\x10\x44\x65ploymentStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13target_num_replicas\x18\x04 \x01(\r\x12+\n\x08replicas\x18\x05 \x03(\x0b\x32\x19.serving.v1.ReplicaStatus\"\xbd\x01\n\x11\x41pplicationStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x31\n\x0b\x64\x65ployments\x18\x05 \x03(\x0b\x32\x1c.serving.v1.DeploymentStatus\x12\x1c\n\x14last_deployed_time_s\x18\x06 \x01(\x01\x12\x12\n\ngeneration\x18\x07 \x01(\x04\"B\n\x0bServeStatus\x12\x33\n\x0c\x61pplications\x18\x01 \x03(\x0b\x32\x1d.serving.v1.ApplicationStatus\"\x1f\n\x0cWatchRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"/\n\x08\x45ndpoint\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x93\x01\n\nDeployment\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x04 \x01(\x05\x12\'\n\tendpoints\x18\x05 \x03(\x0b\x32\x14.serving.v1.Endpoint\"C\n\x05Route\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0f\n\x07ingress\x18\x03 \x01(\t\"2\n\rDeploymentKey\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xd4\x01\n\x0bWatchUpdate\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x16\n\x0eroutes_changed\x18\x04 \x01(\x08\x12!\n\x06routes\x18\x05 \x03(\x0b\x32\x11.serving.v1.Route\x12+\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32\x16.serving.v1.Deployment\x12*\n\x07removed\x18\x07 \x03(\x0b\x32\x19.serving.v1.DeploymentKey\"?\n\rReplicaReport\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x17\n\x15ReplicaReportResponse\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse\"\xd6\x01\n\x0bReplicaSpec\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12.\n\ndeployment\x18\x03 \x01(\x0b\x32\x1a.serving.v1.DeploymentSpec\x12\x12\n\nis_ingress\x18\x04 \x01(\x08\x12\x14\n\x0croute_prefix\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x07 \x01(\t\x12\x1a\n\x12\x63ontroller_address\x18\x08 \x01(\t2\xe8\x03\n\nController\x12?\n\x06\x44\x65ploy\x12\x19.serving.v1.DeployRequest\x1a\x1a.serving.v1.DeployResponse\x12?\n\x06\x44\x65lete\x12\x19.serving.v1.DeleteRequest\x1a\x1a.serving.v1.DeleteResponse\x12?\n\tGetStatus\x12\x19.serving.v1.StatusRequest\x1a\x17.serving.v1.ServeStatus\x12\x43\n\x0bWatchStatus\x12\x19.serving.v1.StatusRequest\x1a\x17.serving.v1.ServeStatus0\x01\x12<\n\x05Watch\x12\x18.serving.v1.WatchRequest\x1a\x17.serving.v1.WatchUpdate0\x01\x12M\n\rReportReplica\x12\x19.serving.v1.ReplicaReport\x1a!.serving.v1.ReplicaReportResponse\x12\x45\n\x08Shutdown\x12\x1b.serving.v1.ShutdownRequest\x1a\x1c.serving.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/v1/controller.proto\x12\nserving.v1\">\n\x04\x43ode\x12\x13\n\x0bimport_path\x18\x01 \x01(\t\x12\x0f\n\x07pickled\x18\x02 \x01(\x0c\x12\x10\n\x08sys_path\x18\x03 \x03(\t\"\xa9\x02\n\x11\x44\x65ploymentOptions\x12\x14\n\x0cnum_replicas\x18\x01 \x01(\r\x12\x1c\n\x14max_ongoing_requests\x18\x02 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x03 \x01(\x05\x12\x18\n\x10user_config_json\x18\x04 \x01(\t\x12#\n\x1bgraceful_shutdown_timeout_s\x18\x05 \x01(\x01\x12%\n\x1dgraceful_shutdown_wait_loop_s\x18\x06 \x01(\x01\x12\x1d\n\x15health_check_period_s\x18\x07 \x01(\x01\x12\x1e\n\x16health_check_timeout_s\x18\x08 \x01(\x01\x12\x1e\n\x16ray_actor_options_json\x18\t \x01(\t\"\xba\x01\n\x0e\x44\x65ploymentSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x10.serving.v1.Code\x12\x11\n\tinit_args\x18\x03 \x01(\x0c\x12.\n\x07options\x18\x04 \x01(\x0b\x32\x1d.serving.v1.DeploymentOptions\x12&\n\x0chttp_adapter\x18\x05 \x01(\x0b\x32\x10.serving.v1.Code\x12\x0f\n\x07version\x18\x06 \x01(\t\"w\n\x0f\x41pplicationSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0f\n\x07ingress\x18\x03 \x01(\t\x12/\n\x0b\x64\x65ployments\x18\x04 \x03(\x0b\x32\x1a.serving.v1.DeploymentSpec\"A\n\rDeployRequest\x12\x30\n\x0b\x61pplication\x18\x01 \x01(\x0b\x32\x1b.serving.v1.ApplicationSpec\"\x10\n\x0e\x44\x65ployResponse\"$\n\rDeleteRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"P\n\rReplicaStatus\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x8b\x01\n\x10\x44\x65ploymentStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13target_num_replicas\x18\x04 \x01(\r\x12+\n\x08replicas\x18\x05 \x03(\x0b\x32\x19.serving.v1.ReplicaStatus\"\xbd\x01\n\x11\x41pplicationStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x31\n\x0b\x64\x65ployments\x18\x05 \x03(\x0b\x32\x1c.serving.v1.DeploymentStatus\x12\x1c\n\x14last_deployed_time_s\x18\x06 \x01(\x01\x12\x12\n\ngeneration\x18\x07 \x01(\x04\"+\n\x0bProxyStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\"\x92\x01\n\x0bServeStatus\x12\x33\n\x0c\x61pplications\x18\x01 \x03(\x0b\x32\x1d.serving.v1.ApplicationStatus\x12(\n\x07proxies\x18\x02 \x03(\x0b\x32\x17.serving.v1.ProxyStatus\x12\x11\n\thttp_host\x18\x03 \x01(\t\x12\x11\n\thttp_port\x18\x04 \x01(\r\"1\n\x0cWatchRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"/\n\x08\x45ndpoint\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x93\x01\n\nDeployment\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x04 \x01(\x05\x12\'\n\tendpoints\x18\x05 \x03(\x0b\x32\x14.serving.v1.Endpoint\"C\n\x05Route\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x14\n\x0croute_prefix\x18\x02 \x01(\t\x12\x0f\n\x07ingress\x18\x03 \x01(\t\"2\n\rDeploymentKey\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xd4\x01\n\x0bWatchUpdate\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x16\n\x0eroutes_changed\x18\x04 \x01(\x08\x12!\n\x06routes\x18\x05 \x03(\x0b\x32\x11.serving.v1.Route\x12+\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32\x16.serving.v1.Deployment\x12*\n\x07removed\x18\x07 \x03(\x0b\x32\x19.serving.v1.DeploymentKey\"?\n\rReplicaReport\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x17\n\x15ReplicaReportResponse\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse\"\xd6\x01\n\x0bReplicaSpec\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12.\n\ndeployment\x18\x03 \x01(\x0b\x32\x1a.serving.v1.DeploymentSpec\x12\x12\n\nis_ingress\x18\x04 \x01(\x08\x12\x14\n\x0croute_prefix\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x07 \x01(\t\x12\x1a\n\x12\x63ontroller_address\x18\x08 \x01(\t2\xea\x03\n\nController\x12?\n\x06\x44\x65ploy\x12\x19.serving.v1.DeployRequest\x1a\x1a.serving.v1.DeployResponse\x12?\n\x06\x44\x65lete\x12\x19.serving.v1.DeleteRequest\x1a\x1a.serving.v1.DeleteResponse\x12?\n\tGetStatus\x12\x19.serving.v1.StatusRequest\x1a\x17.serving.v1.ServeStatus\x12\x43\n\x0bWatchStatus\x12\x19.serving.v1.StatusRequest\x1a\x17.serving.v1.ServeStatus0\x01\x12>\n\x05Watch\x12\x18.serving.v1.WatchRequest\x1a\x17.serving.v1.WatchUpdate(\x01\x30\x01\x12M\n\rReportReplica\x12\x19.serving.v1.ReplicaReport\x1a!.serving.v1.ReplicaReportResponse\x12\x45\n\x08Shutdown\x12\x1b.serving.v1.ShutdownRequest\x1a\x1c.serving.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,30 +55,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYMENTSTATUS']._serialized_end=1114
   _globals['_APPLICATIONSTATUS']._serialized_start=1117
   _globals['_APPLICATIONSTATUS']._serialized_end=1306
-  _globals['_SERVESTATUS']._serialized_start=1308
-  _globals['_SERVESTATUS']._serialized_end=1374
-  _globals['_WATCHREQUEST']._serialized_start=1376
-  _globals['_WATCHREQUEST']._serialized_end=1407
-  _globals['_ENDPOINT']._serialized_start=1409
-  _globals['_ENDPOINT']._serialized_end=1456
-  _globals['_DEPLOYMENT']._serialized_start=1459
-  _globals['_DEPLOYMENT']._serialized_end=1606
-  _globals['_ROUTE']._serialized_start=1608
-  _globals['_ROUTE']._serialized_end=1675
-  _globals['_DEPLOYMENTKEY']._serialized_start=1677
-  _globals['_DEPLOYMENTKEY']._serialized_end=1727
-  _globals['_WATCHUPDATE']._serialized_start=1730
-  _globals['_WATCHUPDATE']._serialized_end=1942
-  _globals['_REPLICAREPORT']._serialized_start=1944
-  _globals['_REPLICAREPORT']._serialized_end=2007
-  _globals['_REPLICAREPORTRESPONSE']._serialized_start=2009
-  _globals['_REPLICAREPORTRESPONSE']._serialized_end=2032
-  _globals['_SHUTDOWNREQUEST']._serialized_start=2034
-  _globals['_SHUTDOWNREQUEST']._serialized_end=2051
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=2053
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=2071
-  _globals['_REPLICASPEC']._serialized_start=2074
-  _globals['_REPLICASPEC']._serialized_end=2288
-  _globals['_CONTROLLER']._serialized_start=2291
-  _globals['_CONTROLLER']._serialized_end=2779
+  _globals['_PROXYSTATUS']._serialized_start=1308
+  _globals['_PROXYSTATUS']._serialized_end=1351
+  _globals['_SERVESTATUS']._serialized_start=1354
+  _globals['_SERVESTATUS']._serialized_end=1500
+  _globals['_WATCHREQUEST']._serialized_start=1502
+  _globals['_WATCHREQUEST']._serialized_end=1551
+  _globals['_ENDPOINT']._serialized_start=1553
+  _globals['_ENDPOINT']._serialized_end=1600
+  _globals['_DEPLOYMENT']._serialized_start=1603
+  _globals['_DEPLOYMENT']._serialized_end=1750
+  _globals['_ROUTE']._serialized_start=1752
+  _globals['_ROUTE']._serialized_end=1819
+  _globals['_DEPLOYMENTKEY']._serialized_start=1821
+  _globals['_DEPLOYMENTKEY']._serialized_end=1871
+  _globals['_WATCHUPDATE']._serialized_start=1874
+  _globals['_WATCHUPDATE']._serialized_end=2086
+  _globals['_REPLICAREPORT']._serialized_start=2088
+  _globals['_REPLICAREPORT']._serialized_end=2151
+  _globals['_REPLICAREPORTRESPONSE']._serialized_start=2153
+  _globals['_REPLICAREPORTRESPONSE']._serialized_end=2176
+  _globals['_SHUTDOWNREQUEST']._serialized_start=2178
+  _globals['_SHUTDOWNREQUEST']._serialized_end=2195
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=2197
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=2215
+  _globals['_REPLICASPEC']._serialized_start=2218
+  _globals['_REPLICASPEC']._serialized_end=2432
+  _globals['_CONTROLLER']._serialized_start=2435
+  _globals['_CONTROLLER']._serialized_end=2925
 # @@protoc_insertion_point(module_scope)

@@ -136,17 +136,33 @@ class ApplicationStatus(_message.Message):
     generation: int
     def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ...) -> None: ...
 
+class ProxyStatus(_message.Message):
+    __slots__ = ("name", "status")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    status: str
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
+
 class ServeStatus(_message.Message):
-    __slots__ = ("applications",)
+    __slots__ = ("applications", "proxies", "http_host", "http_port")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    PROXIES_FIELD_NUMBER: _ClassVar[int]
+    HTTP_HOST_FIELD_NUMBER: _ClassVar[int]
+    HTTP_PORT_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
-    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ...) -> None: ...
+    proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
+    http_host: str
+    http_port: int
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("watcher",)
+    __slots__ = ("watcher", "revision")
     WATCHER_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     watcher: str
-    def __init__(self, watcher: _Optional[str] = ...) -> None: ...
+    revision: int
+    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("replica_id", "address")

@@ -54,7 +54,7 @@ class ControllerStub:
                 request_serializer=serving_dot_v1_dot_controller__pb2.StatusRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_controller__pb2.ServeStatus.FromString,
                 _registered_method=True)
-        self.Watch = channel.unary_stream(
+        self.Watch = channel.stream_stream(
                 '/serving.v1.Controller/Watch',
                 request_serializer=serving_dot_v1_dot_controller__pb2.WatchRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_controller__pb2.WatchUpdate.FromString,
@@ -100,8 +100,10 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Watch(self, request, context):
-        """A full snapshot, then deltas, for proxies and processes that hold handles.
+    def Watch(self, request_iterator, context):
+        """A full snapshot, then deltas, for proxies and processes that hold handles. The watcher confirms
+        each update once it acts on it: a replica is drained only when nobody sends to it any more, and
+        an application runs only when every proxy knows its route.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +146,7 @@ def add_ControllerServicer_to_server(servicer, server):
                     request_deserializer=serving_dot_v1_dot_controller__pb2.StatusRequest.FromString,
                     response_serializer=serving_dot_v1_dot_controller__pb2.ServeStatus.SerializeToString,
             ),
-            'Watch': grpc.unary_stream_rpc_method_handler(
+            'Watch': grpc.stream_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=serving_dot_v1_dot_controller__pb2.WatchRequest.FromString,
                     response_serializer=serving_dot_v1_dot_controller__pb2.WatchUpdate.SerializeToString,
@@ -279,7 +281,7 @@ class Controller:
             _registered_method=True)
 
     @staticmethod
-    def Watch(request,
+    def Watch(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -289,8 +291,8 @@ class Controller:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/serving.v1.Controller/Watch',
             serving_dot_v1_dot_controller__pb2.WatchRequest.SerializeToString,
