@@ -86,7 +86,7 @@ class DeleteResponse(_message.Message):
     __slots__ = ("existed",)
     EXISTED_FIELD_NUMBER: _ClassVar[int]
     existed: bool
-    def __init__(self, existed: _Optional[bool] = ...) -> None: ...
+    def __init__(self, existed: bool = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -220,7 +220,7 @@ class WatchUpdate(_message.Message):
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     deployments: _containers.RepeatedCompositeFieldContainer[Deployment]
     removed: _containers.RepeatedCompositeFieldContainer[DeploymentKey]
-    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., routes_changed: _Optional[bool] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[DeploymentKey, _Mapping]]] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ..., snapshot: bool = ..., routes_changed: bool = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[DeploymentKey, _Mapping]]] = ...) -> None: ...
 
 class ReplicaReport(_message.Message):
     __slots__ = ("replica_id", "pid", "error")
@@ -262,4 +262,4 @@ class ReplicaSpec(_message.Message):
     address: str
     control_address: str
     controller_address: str
-    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: _Optional[bool] = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ...) -> None: ...
+    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ...) -> None: ...

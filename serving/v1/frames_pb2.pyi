@@ -63,7 +63,7 @@ class Frame(_message.Message):
     code: ResetCode
     reason: str
     last_stream_id: int
-    def __init__(self, stream_id: _Optional[int] = ..., type: _Optional[_Union[FrameType, str]] = ..., end_stream: _Optional[bool] = ..., more: _Optional[bool] = ..., tag: _Optional[int] = ..., data: _Optional[bytes] = ..., timeout_us: _Optional[int] = ..., window_increment: _Optional[int] = ..., code: _Optional[_Union[ResetCode, str]] = ..., reason: _Optional[str] = ..., last_stream_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, stream_id: _Optional[int] = ..., type: _Optional[_Union[FrameType, str]] = ..., end_stream: bool = ..., more: bool = ..., tag: _Optional[int] = ..., data: _Optional[bytes] = ..., timeout_us: _Optional[int] = ..., window_increment: _Optional[int] = ..., code: _Optional[_Union[ResetCode, str]] = ..., reason: _Optional[str] = ..., last_stream_id: _Optional[int] = ...) -> None: ...
 
 class ClientFrames(_message.Message):
     __slots__ = ("frames",)

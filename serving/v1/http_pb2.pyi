@@ -60,7 +60,7 @@ class HttpRequest(_message.Message):
     body: bytes
     websocket: bool
     subprotocols: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, method: _Optional[str] = ..., scheme: _Optional[str] = ..., http_version: _Optional[str] = ..., raw_path: _Optional[bytes] = ..., query_string: _Optional[bytes] = ..., root_path: _Optional[str] = ..., headers: _Optional[_Iterable[bytes]] = ..., client_host: _Optional[str] = ..., client_port: _Optional[int] = ..., server_host: _Optional[str] = ..., server_port: _Optional[int] = ..., request_id: _Optional[str] = ..., body: _Optional[bytes] = ..., websocket: _Optional[bool] = ..., subprotocols: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, method: _Optional[str] = ..., scheme: _Optional[str] = ..., http_version: _Optional[str] = ..., raw_path: _Optional[bytes] = ..., query_string: _Optional[bytes] = ..., root_path: _Optional[str] = ..., headers: _Optional[_Iterable[bytes]] = ..., client_host: _Optional[str] = ..., client_port: _Optional[int] = ..., server_host: _Optional[str] = ..., server_port: _Optional[int] = ..., request_id: _Optional[str] = ..., body: _Optional[bytes] = ..., websocket: bool = ..., subprotocols: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HttpResponse(_message.Message):
     __slots__ = ("status", "headers", "body")

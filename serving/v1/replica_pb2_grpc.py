@@ -6,7 +6,7 @@ import warnings
 from serving.v1 import frames_pb2 as serving_dot_v1_dot_frames__pb2
 from serving.v1 import replica_pb2 as serving_dot_v1_dot_replica__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -26,7 +26,7 @@ if _version_not_supported:
     )
 
 
-class ReplicaStub:
+class ReplicaStub(object):
     """The data plane.
     """
 
@@ -48,7 +48,7 @@ class ReplicaStub:
                 _registered_method=True)
 
 
-class ReplicaServicer:
+class ReplicaServicer(object):
     """The data plane.
     """
 
@@ -88,7 +88,7 @@ def add_ReplicaServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Replica:
+class Replica(object):
     """The data plane.
     """
 
@@ -147,7 +147,7 @@ class Replica:
             _registered_method=True)
 
 
-class ReplicaControlStub:
+class ReplicaControlStub(object):
     """The control plane: served from a thread of its own, so that it answers while user code blocks
     the event loop.
     """
@@ -180,7 +180,7 @@ class ReplicaControlStub:
                 _registered_method=True)
 
 
-class ReplicaControlServicer:
+class ReplicaControlServicer(object):
     """The control plane: served from a thread of its own, so that it answers while user code blocks
     the event loop.
     """
@@ -243,7 +243,7 @@ def add_ReplicaControlServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ReplicaControl:
+class ReplicaControl(object):
     """The control plane: served from a thread of its own, so that it answers while user code blocks
     the event loop.
     """

@@ -1,0 +1,106 @@
+# Every target sets up what it needs; only Python >= 3.11 and make are required.
+
+# The first of these that runs, is new enough and can make a virtual environment.
+can_make_venv = -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
+first_python = $(shell for p in $(1); do \
+	$$p $(can_make_venv) 2>/dev/null && { echo $$p; break; }; done)
+PYTHON ?= $(call first_python,python3.13 python3.12 python3.11 python3)
+# Old releases have no wheels for new Pythons.
+PYTHON_OLDEST ?= $(call first_python,python3.11 python3.12 python3.13 python3)
+
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+# Code made by this release runs with every grpcio and protobuf that pyproject.toml admits.
+GRPCIO_TOOLS := grpcio-tools==1.76.0
+PROTOS := $(wildcard protos/serving/v1/*.proto)
+SERVICES = $(shell grep -l '^service ' $(PROTOS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo protos check-protos format lint types test test-unit test-integration \
+	test-oldest bench check build clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
+		| while IFS='|' read -r name text; do printf '  %-18s %s\n' "$$name" "$$text"; done
+
+install: .venv/.installed  ## Install the package and all tools into .venv
+demo: .venv/.installed  ## Serve an example and show a request to it
+	$(BIN)/python examples/quickstart/demo.py
+
+protos: .venv-protos/.installed  ## Generate serving/v1 from protos/
+	rm -f serving/v1/*_pb2*.py*
+	$(call generate,.)
+
+check-protos: .venv-protos/.installed  ## Fail if serving/v1 is not what protos/ gives
+	@rm -rf build/protos && mkdir -p build/protos
+	@$(call generate,build/protos)
+	@diff -ru --exclude=__init__.py --exclude=__pycache__ build/protos/serving/v1 serving/v1 \
+		|| { echo 'serving/v1 is stale: run "make protos" and commit the result' >&2; exit 1; }
+
+format: .venv/.installed  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lint: .venv/.installed  ## Check style, format and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.installed  ## Check types
+	$(BIN)/mypy
+
+test: .venv/.installed  ## Run all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-unit: .venv/.installed  ## Run the tests that need no sockets and no processes
+	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+test-integration: .venv/.installed  ## Run the tests with real processes and sockets
+	$(BIN)/pytest --ignore=tests/unit $(PYTEST_ARGS)
+
+test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
+	.venv-oldest/bin/pytest -m fastapi_compat $(PYTEST_ARGS)
+
+bench: .venv/.installed  ## Measure, beside uvicorn alone (needs wrk)
+	$(BIN)/python benchmarks/run.py
+
+check: lint types check-protos test-oldest test  ## Do all that CI does
+
+build: .venv/.installed  ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build
+
+clean:  ## Remove what was built, and caches
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# $(call generate,folder)
+define generate
+.venv-protos/bin/python -m grpc_tools.protoc -Iprotos \
+	--python_out=$(1) --pyi_out=$(1) $(PROTOS)
+@.venv-protos/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=$(1) $(SERVICES)
+endef
+
+# $(call make_venv,python)
+define make_venv
+@test -n '$(1)' || { echo 'Python >= 3.11 with venv was not found (set PYTHON=…)' >&2; exit 1; }
+test -x $(@D)/bin/python || $(1) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+endef
+
+.venv/.installed: pyproject.toml
+	$(call make_venv,$(PYTHON))
+	$(@D)/bin/pip install --quiet --editable . --group dev
+	@touch $@
+
+# Each dependency at the lower bound that pyproject.toml gives it.
+.venv-oldest/.installed: pyproject.toml
+	$(call make_venv,$(PYTHON_OLDEST))
+	sed -nE '/^dependencies/,/^]/s/.*"([^>]+)>=([^,"]+).*/\1==\2/p' pyproject.toml > $(@D)/oldest.txt
+	$(@D)/bin/pip install --quiet --editable . --group test --constraint $(@D)/oldest.txt
+	@touch $@
+
+.venv-protos/.installed: Makefile
+	$(call make_venv,$(PYTHON))
+	$(@D)/bin/pip install --quiet $(GRPCIO_TOOLS)
+	@touch $@
