@@ -1,0 +1,137 @@
+"""Which functions are methods of an ingress class, and what calling them means for one instance.
+
+A function belongs to a class when the class body holds it, or when it was defined there under a
+name that was used again (of two `def root` in one body the class keeps only the second, an app
+keeps both). Two classes may share an app, and a notebook cell that is run twice makes two classes
+of one name; so `@serving.ingress` marks the functions of a class with that class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+_OWNER = "__serving_owner__"
+
+
+class ForeignMethodError(LookupError):
+    """The function is a method of an ingress class that the instance is not of."""
+
+
+def claim(cls: type, routes: Iterable[Any]) -> None:
+    """Marks the functions of `cls` and of its bases as theirs, and checks those with a route.
+
+    Raises TypeError where a method that is the endpoint of one of `routes` has no `self`.
+    """
+    for base in _bases(cls):
+        for function in map(_function, list(vars(base).values())):
+            if function is not None and _defined_in(function, base):
+                function.__dict__.setdefault(_OWNER, base)
+    for route in routes:
+        check_self(cls, route)
+        function = _function(route.endpoint)
+        base = next((b for b in _bases(cls) if function and _defined_in(function, b)), None)
+        if function is not None and base is not None:
+            function.__dict__.setdefault(_OWNER, base)
+
+
+def check_self(cls: type, route: Any) -> None:
+    """Raises TypeError where the endpoint of `route` is a method of `cls` without `self`."""
+    function = _function(route.endpoint)
+    if function is None or isinstance(route.endpoint, staticmethod | MethodType):
+        return
+    home = _home(cls, function)
+    if home is None or isinstance(home, staticmethod):
+        return
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or not _may_be_self(first, route.path):
+        code = inspect.unwrap(function).__code__
+        raise TypeError(
+            f"{code.co_filename}:{code.co_firstlineno}: {function.__qualname__} has a route but no "
+            "'self': add it as the first parameter, or decorate the method with @staticmethod"
+        )
+
+
+class Methods:
+    """The methods of one instance, looked up by the functions they were defined as."""
+
+    def __init__(self, instance: object) -> None:
+        self.instance = instance
+        self.cls = type(instance)
+
+    def bound(self, call: Any) -> Any | None:
+        """What to call in place of `call`; None where it is no method of the instance.
+
+        Where a subclass overrides the method, this is the subclass's. Raises ForeignMethodError
+        where the function is a method of another ingress class.
+        """
+        function = _function(call)
+        if function is None or isinstance(call, MethodType):
+            return None
+        name = self._name(function)
+        if name is not None:
+            attribute = inspect.getattr_static(self.cls, name)
+            return _bind(attribute, self.instance, self.cls)
+        owner = function.__dict__.get(_OWNER)
+        if owner is None and not any(_defined_in(function, base) for base in _bases(self.cls)):
+            return None
+        if owner is not None and owner not in self.cls.__mro__:
+            raise ForeignMethodError(function.__qualname__)
+        return _bind(call, self.instance, self.cls)
+
+    def bound_or_same(self, call: Any) -> Any:
+        """What to call in place of `call`: `call` itself unless it is a method of the instance."""
+        try:
+            bound = self.bound(call)
+        except ForeignMethodError:
+            return call
+        return call if bound is None else bound
+
+    def _name(self, function: FunctionType) -> str | None:
+        for base in _bases(self.cls):
+            for name, value in vars(base).items():
+                if _function(value) is function:
+                    return name
+        return None
+
+
+def _bases(cls: type) -> Iterator[type]:
+    return (base for base in cls.__mro__ if base is not object)
+
+
+def _function(call: object) -> FunctionType | None:
+    """The plain function behind a function, a method, a staticmethod or a classmethod."""
+    if isinstance(call, MethodType | staticmethod | classmethod):
+        call = call.__func__
+    return call if isinstance(call, FunctionType) else None
+
+
+def _defined_in(function: FunctionType, cls: type) -> bool:
+    scope, _, _ = function.__qualname__.rpartition(".")
+    return scope == cls.__qualname__ and function.__module__ == cls.__module__
+
+
+def _home(cls: type, function: FunctionType) -> object | None:
+    """The attribute of `cls` or a base that holds `function`, or the function, or None."""
+    for base in _bases(cls):
+        for value in vars(base).values():
+            if _function(value) is function:
+                return value
+    return function if any(_defined_in(function, base) for base in _bases(cls)) else None
+
+
+def _bind(attribute: Any, instance: object, cls: type) -> Callable[..., Any]:
+    bind = getattr(type(attribute), "__get__", None)
+    return attribute if bind is None else bind(attribute, instance, cls)
+
+
+def _may_be_self(parameter: inspect.Parameter, path: str) -> bool:
+    """Whether the first parameter of a method can be meant as `self`, whatever its name."""
+    if parameter.name == "self" or parameter.kind is parameter.VAR_POSITIONAL:
+        return True
+    plain = parameter.annotation is parameter.empty and parameter.default is parameter.empty
+    in_path = re.search(rf"{{{parameter.name}[:}}]", path)
+    return plain and not in_path and parameter.kind is not parameter.KEYWORD_ONLY
