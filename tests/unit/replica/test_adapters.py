@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from serving.replica.adapters import adapted_app
 
+pytestmark = pytest.mark.fastapi_compat
+
 
 class Item(BaseModel):
     name: str

@@ -21,6 +21,8 @@ from starlette.responses import JSONResponse
 from serving.exceptions import UnserializableResultError
 from serving.replica.results import to_response
 
+pytestmark = pytest.mark.fastapi_compat
+
 
 class Color(enum.Enum):
     RED = "red"
@@ -195,18 +197,14 @@ def test_forgotten_await_is_named() -> None:
         work.close()
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), [float("inf")], {"x": np.float32("nan")}]
-)
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"x": np.float32("nan")}])
 def test_numbers_that_json_lacks_are_refused(value: object) -> None:
     with pytest.raises(UnserializableResultError, match="no NaN and no infinity"):
         to_response(value)
 
 
 def test_error_names_the_type_of_the_result_and_of_the_part_at_fault() -> None:
-    with pytest.raises(
-        UnserializableResultError, match=r"type dict .*Opaque has no JSON form"
-    ):
+    with pytest.raises(UnserializableResultError, match=r"type dict .*Opaque has no JSON form"):
         to_response({"deep": [Opaque()]})
 
 
