@@ -1,0 +1,120 @@
+"""What holds for every test: a time limit, and nothing left behind.
+
+A test that leaves a task, a process or a file descriptor fails, and names what it left. Fixtures of
+a wider scope (a server that a whole module uses) are checked for processes at the end of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc.aio
+import psutil
+import pytest
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+UNIT_TIMEOUT_S = 10
+# How long what a test has ended may take to be gone.
+GRACE_S = 2.0
+# Set while a test runs: what the test starts inherits it, and keeps it when its parent dies.
+MARK = "SERVING_TEST_MARK"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if UNIT_TESTS in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes_left_by_the_run() -> Iterator[None]:
+    with _no_processes_left():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _grpc_ready() -> None:
+    """Has gRPC open its own descriptors now, for good, so that they belong to no test."""
+
+    async def hold_poller() -> None:
+        grpc.aio.init_grpc_aio()
+
+    asyncio.run(hold_poller())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_by_the_test() -> Iterator[None]:
+    with _no_files_left(), _no_processes_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_tasks_left_by_the_test(
+    request: pytest.FixtureRequest, _nothing_left_by_the_test: None
+) -> None:
+    """Watches the loop of a coroutine test, and spares all others the making of one."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_no_tasks_left")
+
+
+@pytest.fixture
+async def _no_tasks_left() -> AsyncIterator[None]:
+    yield
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        _, left = await asyncio.wait(left, timeout=GRACE_S)
+    assert not left, f"tasks left behind: {left}"
+
+
+@contextlib.contextmanager
+def _no_processes_left() -> Iterator[None]:
+    outer = os.environ.get(MARK, "")
+    mark = os.environ[MARK] = f"{outer}/{uuid.uuid4()}"
+    try:
+        yield
+    finally:
+        os.environ[MARK] = outer
+    _, left = psutil.wait_procs(_marked(mark), timeout=GRACE_S)
+    names = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+    for process in left:
+        process.kill()
+    assert not names, f"processes left behind: {names}"
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK, "").startswith(mark):
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def _no_files_left() -> Iterator[None]:
+    before = _open_files()
+    yield
+    deadline = time.monotonic() + GRACE_S
+    while left := _open_files() - before:
+        gc.collect()
+        if time.monotonic() > deadline:
+            pytest.fail(f"files left open: {left}")
+        time.sleep(0.01)  # gRPC closes its sockets on threads of its own, and tells nobody
+
+
+def _open_files() -> set[str]:
+    """This process's files, sockets and pipes; but not pollers, which gRPC keeps as it likes."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            if not target.startswith("anon_inode:"):
+                found.add(f"{fd} -> {target}")
+    return found
