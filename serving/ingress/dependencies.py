@@ -7,6 +7,7 @@ FastAPI's cache of results and `dependency_overrides` know it by identity.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import sys
@@ -45,7 +46,7 @@ class Dependencies:
         return [item for item, _ in results], any(changed for _, changed in results)
 
     def _bind_parameters(self, function: Any) -> bool:
-        signature = _signature(function) if self._depends else None
+        signature = self._signature(function) if self._depends else None
         if signature is None:
             return False
         results = [self._bind_parameter(item) for item in signature.parameters.values()]
@@ -53,6 +54,20 @@ class Dependencies:
         if parameters != list(signature.parameters.values()):
             function.__signature__ = signature.replace(parameters=parameters)
         return any(changed for _, changed in results)
+
+    def _signature(self, function: Any) -> inspect.Signature | None:
+        """The signature with annotations evaluated, also where they name what the class holds."""
+        try:
+            return inspect.signature(function, eval_str=True)
+        except NameError:
+            with contextlib.suppress(NameError):
+                namespace = self.methods.namespace
+                signature = inspect.signature(function, eval_str=True, locals=namespace)
+                function.__signature__ = signature
+                return signature
+            return inspect.signature(function)  # names that only a type checker sees
+        except (TypeError, ValueError):  # not a Python callable: depends on nothing
+            return None
 
     def _bind_parameter(self, parameter: inspect.Parameter) -> tuple[inspect.Parameter, bool]:
         annotation = parameter.annotation
@@ -82,11 +97,3 @@ class Dependencies:
             object.__setattr__(depends, "dependency", bound)  # frozen in newer versions
         return depends, changed
 
-
-def _signature(function: Any) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function, eval_str=True)
-    except NameError:  # names that only a type checker sees
-        return inspect.signature(function)
-    except (TypeError, ValueError):  # not a Python callable: depends on nothing
-        return None

@@ -61,6 +61,9 @@ class Methods:
     def __init__(self, instance: object) -> None:
         self.instance = instance
         self.cls = type(instance)
+        self.namespace = {
+            name: value for base in reversed(self.cls.__mro__) for name, value in vars(base).items()
+        }
 
     def bound(self, call: Any) -> Any | None:
         """What to call in place of `call`; None where it is no method of the instance.

@@ -113,7 +113,7 @@ def _start_again(route: Any, route_class: Any, endpoint: object, router: Any) ->
 def _keep_wrappers(route: Any, wrapped: Any) -> None:
     """Puts the new innermost app of `route` into the middlewares that its old one was in."""
     fresh, holder = _innermost(route.app)[0], _innermost(wrapped)[1]
-    if getattr(_innermost(wrapped)[0], "__code__", None) is not fresh.__code__:
+    if getattr(_innermost(wrapped)[0], "__code__", None) != fresh.__code__:
         raise TypeError(
             f"{route!r} wraps its 'app' in {wrapped!r}, which has no attribute 'app', so that the "
             "method cannot be bound beneath it: make the wrapper a class that keeps what it wraps "
