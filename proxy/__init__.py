@@ -1,1 +1,1 @@
-"""The HTTP, WebSocket and gRPC front."""
+"""The proxy process: takes HTTP and WebSocket requests and brings them to replicas."""

@@ -46,9 +46,7 @@ def _whole(
 
 
 def _to_json(value: object) -> bytes:
-    if isinstance(
-        value, GeneratorType
-    ):  # jsonable_encoder would drain it, even an endless one
+    if isinstance(value, GeneratorType):  # jsonable_encoder would drain it, even an endless one
         raise _unserializable(value, "it is a generator")
     try:
         try:

@@ -1,0 +1,247 @@
+"""One HTTP request: to a replica, and its response back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from serving.mux import ResetCode, StreamError
+from serving.mux.session import Part
+from serving.proxy.access_log import Entry
+from serving.proxy.errors import (
+    CLIENT_LEFT,
+    NO_ROUTE,
+    TIMED_OUT,
+    UNAVAILABLE,
+    Failure,
+    ResponseBroken,
+    failure_of,
+)
+from serving.proxy.receiver import Message, Receiver
+from serving.proxy.requests import RequestHead, flatten_scope
+from serving.routing.router import Call, RoutingError
+from serving.routing.routes import Route
+from serving.v1.http_pb2 import BODY, CONTINUE, REQUEST, RESPONSE, HttpResponse
+
+if TYPE_CHECKING:
+    from serving.proxy.app import Proxy
+
+REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+class HttpExchange:
+    """One request and its response. :meth:`run` is the whole of its life, in the server's task."""
+
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_head",
+        "_interrupted",
+        "_loop",
+        "_proxy",
+        "_receiver",
+        "_route",
+        "_scope",
+        "_send",
+        "_started_at",
+        "_status",
+        "_task",
+        "_timer",
+        "_upload",
+    )
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        scope: dict[str, Any],
+        receive: Callable[[], Any],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        # Connection
+        self._proxy = proxy
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._receiver = Receiver(receive)
+        self._send = send
+
+        # Request
+        self._scope = scope
+        self._route: Route | None = None
+        self._head = RequestHead(scope)
+        self._started_at = time.perf_counter()
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._interrupted: ResetCode | None = None
+
+        # Response
+        self._call: Call | None = None
+        self._status = 0
+
+    async def run(self) -> None:
+        """Serves the request. Raises ResponseBroken where its response cannot be completed."""
+        try:
+            await self._serve()
+        except (RoutingError, StreamError) as error:
+            await self._fail(failure_of(error))
+        except asyncio.CancelledError:
+            if self._interrupted is None or self._task is None:
+                raise
+            self._task.uncancel()
+            if self._interrupted == ResetCode.TIMEOUT:
+                await self._fail(TIMED_OUT)
+            else:
+                self._status = CLIENT_LEFT
+        finally:
+            await self._close()
+
+    async def _serve(self) -> None:
+        route = self._route = self._proxy.match(self._scope)
+        if route is None:
+            await self._fail(NO_ROUTE)
+            return
+        router = self._proxy.directory.router(route.application, route.ingress)
+        if router is None:
+            await self._fail(UNAVAILABLE)
+            return
+        self._start_clock()
+        body, complete = self._first_body()
+        if complete:
+            self._receiver.watch(self._on_message)
+        request = flatten_scope(self._scope, self._head, route, body)
+        call = self._call = await router.start(
+            REQUEST,
+            request.SerializeToString(),
+            end=complete,
+            repeatable=complete and self._scope["method"] in REPEATABLE,
+            deadline=self._deadline,
+        )
+        if not complete and not self._head.expects_continue:
+            self._start_upload(call)
+        await self._relay(call)
+
+    def _first_body(self) -> tuple[bytes, bool]:
+        """The body as far as it has arrived, and whether that is all of it. A client that waits
+        for `100 Continue` is not asked for it before the handler asks."""
+        if self._head.expects_continue:
+            return b"", False
+        message = self._receiver.poll()
+        if message is None:
+            return b"", False
+        if message["type"] != "http.request":
+            self._interrupted = ResetCode.CANCEL
+            raise asyncio.CancelledError
+        return message["body"], not message["more_body"]
+
+    async def _relay(self, call: Call) -> None:
+        """Passes the response on, each chunk as it comes."""
+        part = call.first or await call.stream.receive()
+        while part is not None and part.tag == CONTINUE:
+            self._start_upload(call)
+            part = await call.stream.receive()
+        if part is None or part.tag != RESPONSE:
+            raise ResponseBroken(f"a response began with {part!r}")
+        response = HttpResponse.FromString(part.data)
+        self._status = response.status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": response.status,
+                "headers": self._head.answer_headers(response.headers),
+            }
+        )
+        await self._send_body(response.body, part)
+        while not part.end:
+            part = await call.stream.receive()
+            if part is None:
+                raise ResponseBroken("a response ended without its end")
+            if part.tag == BODY:
+                await self._send_body(part.data, part)
+
+    async def _send_body(self, data: bytes, part: Part) -> None:
+        if data or part.end:
+            await self._send(
+                {"type": "http.response.body", "body": data, "more_body": not part.end}
+            )
+
+    async def _fail(self, failure: Failure) -> None:
+        """Tells the client of a failure, or breaks off the response that had begun."""
+        if self._status:
+            raise ResponseBroken(failure.text)
+        self._status = failure.status
+        body = failure.text.encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            *failure.headers,
+            (b"x-request-id", self._head.request_id.encode("latin-1")),
+        ]
+        if failure.status in (408, 500):
+            headers.append((b"connection", b"close"))
+        await self._send(
+            {"type": "http.response.start", "status": failure.status, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    # What can interrupt it.
+
+    def _start_clock(self) -> None:
+        self._task = asyncio.current_task()
+        timeout_s = self._proxy.options.request_timeout_s
+        if timeout_s is not None:
+            self._deadline = self._loop.time() + timeout_s
+            self._timer = self._loop.call_at(self._deadline, self._interrupt, ResetCode.TIMEOUT)
+
+    def _interrupt(self, code: ResetCode) -> None:
+        if self._interrupted is None and self._task is not None:
+            self._interrupted = code
+            self._task.cancel()
+
+    def _on_message(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self._interrupt(ResetCode.CANCEL)
+
+    def _start_upload(self, call: Call) -> None:
+        if self._upload is None:
+            self._upload = self._proxy.tasks.start(self._send_upload(call), name="upload")
+
+    async def _send_upload(self, call: Call) -> None:
+        """Sends the rest of the body as fast as the handler reads it, then waits for news."""
+        more = True
+        while more:
+            message = await self._receiver.get()
+            if message["type"] == "http.disconnect":
+                self._interrupt(ResetCode.CANCEL)
+                return
+            more = message["more_body"]
+            await call.stream.send(BODY, message["body"], end=not more)
+        self._receiver.watch(self._on_message)
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._upload is not None:
+            self._upload.cancel()
+            await asyncio.wait((self._upload,))
+        self._receiver.close()
+        if self._call is not None:
+            self._call.close(self._interrupted or ResetCode.CANCEL)
+        if self._proxy.access_log is not None:
+            self._log(self._proxy.access_log.add)
+
+    def _log(self, add: Callable[[Entry], None]) -> None:
+        route = self._route
+        add(
+            Entry(
+                time.time(),
+                route.application if route else "-",
+                route.prefix if route else "-",
+                self._scope["method"],
+                self._scope["raw_path"].decode("latin-1"),
+                self._status,
+                time.perf_counter() - self._started_at,
+                self._head.request_id,
+            )
+        )

@@ -1,0 +1,70 @@
+"""An ASGI scope, as the message that travels to the replica."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from serving.routing.routes import Route
+from serving.v1.http_pb2 import HttpRequest
+
+MAX_REQUEST_ID = 128
+
+
+class RequestHead:
+    """What the proxy itself reads of a request's headers, and the headers flattened."""
+
+    __slots__ = ("expects_continue", "flat", "request_id")
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self.flat: list[bytes] = []
+        self.expects_continue = False
+        request_id = b""
+        append = self.flat.append
+        for name, value in scope["headers"]:
+            append(name)
+            append(value)
+            if name == b"x-request-id":
+                request_id = value
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
+        if 0 < len(request_id) <= MAX_REQUEST_ID:
+            self.request_id = request_id.decode("latin-1")
+            """The client's, or one made here."""
+        else:
+            self.request_id = os.urandom(16).hex()
+
+    def answer_headers(self, flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """A response's headers, with the request's id unless the handler set one."""
+        values = list(flat)
+        headers = list(zip(values[::2], values[1::2], strict=True))
+        if b"x-request-id" not in values:
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+        return headers
+
+
+def flatten_scope(
+    scope: dict[str, Any], head: RequestHead, route: Route, body: bytes
+) -> HttpRequest:
+    """The first message of a stream: the request, and what has arrived of its body."""
+    client_host, client_port = scope["client"] or ("", 0)
+    server_host, server_port = scope["server"] or ("", 0)
+    prefix = "" if route.prefix == "/" else route.prefix
+    return HttpRequest(
+        method=scope.get("method", ""),
+        scheme=scope["scheme"],
+        http_version=scope["http_version"],
+        raw_path=scope["raw_path"],
+        query_string=scope["query_string"],
+        root_path=scope["root_path"] + prefix,
+        headers=head.flat,
+        client_host=client_host,
+        client_port=client_port,
+        server_host=server_host,
+        server_port=server_port or 0,
+        request_id=head.request_id,
+        body=body,
+        websocket=scope["type"] == "websocket",
+        subprotocols=scope.get("subprotocols", ()),
+    )

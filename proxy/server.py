@@ -1,0 +1,111 @@
+"""The life of a proxy process: uvicorn on a socket that was bound for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from serving.aio import Tasks
+from serving.config import HTTPOptions, LoggingConfig
+from serving.logs import configure
+from serving.proxy.access_log import AccessLog
+from serving.proxy.app import Proxy
+from serving.proxy.errors import ResponseBroken
+from serving.routing.watch import watch
+from serving.v1.controller_pb2 import WatchUpdate
+
+FIRST_SNAPSHOT_TIMEOUT_S = 30.0
+DRAIN_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ProxyConfig:
+    """What the supervisor tells a proxy, in the environment variable SERVING_PROXY_CONFIG."""
+
+    name: str
+    controller_address: str
+    socket_fd: int
+    ready_fd: int
+    http_options: HTTPOptions
+    logging: LoggingConfig
+
+    @classmethod
+    def from_environment(cls) -> ProxyConfig:
+        """Reads it."""
+        raw = json.loads(os.environ["SERVING_PROXY_CONFIG"])
+        return cls(
+            **{key: raw[key] for key in ("name", "controller_address", "socket_fd", "ready_fd")},
+            http_options=HTTPOptions.model_validate(raw["http_options"]),
+            logging=LoggingConfig.model_validate(raw.get("logging", {})),
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying when it serves and when it begins to stop."""
+
+    def __init__(self, config: uvicorn.Config, proxy: Proxy, ready_fd: int) -> None:
+        super().__init__(config)
+        self._proxy = proxy
+        self._ready_fd = ready_fd
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        os.write(self._ready_fd, b'{"ready": true}\n')
+        os.close(self._ready_fd)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._proxy.draining = True
+        await super().shutdown(sockets)
+
+
+async def serve(config: ProxyConfig) -> None:
+    """Serves until SIGTERM: then open requests are finished, and it returns."""
+    stream = configure(config.name, config.logging)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    access_log = None
+    if config.logging.enable_access_log:
+        as_json = config.logging.encoding == "JSON"
+        access_log = AccessLog(stream, component=config.name, as_json=as_json)
+    proxy = Proxy(config.http_options, access_log)
+    tasks = Tasks()
+    synced = asyncio.Event()
+
+    def apply(update: WatchUpdate) -> None:
+        proxy.directory.apply(update)
+        synced.set()
+
+    try:
+        tasks.start(watch(config.controller_address, config.name, apply), name="watch")
+        await asyncio.wait_for(synced.wait(), FIRST_SNAPSHOT_TIMEOUT_S)
+        server = _Server(_uvicorn_config(proxy, config.http_options), proxy, config.ready_fd)
+        await server.serve(sockets=[socket.socket(fileno=config.socket_fd)])
+    finally:
+        await proxy.aclose()
+        await tasks.aclose()
+
+
+def _uvicorn_config(proxy: Proxy, options: HTTPOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        proxy,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        root_path=options.root_path,
+        timeout_keep_alive=options.keep_alive_timeout_s,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=int(DRAIN_TIMEOUT_S),
+        ssl_certfile=options.ssl_certfile,
+        ssl_keyfile=options.ssl_keyfile,
+    )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drops what uvicorn says of responses that were broken off on purpose."""
+    error: Any = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ResponseBroken)

@@ -1,0 +1,477 @@
+"""The rules of a connection, without I/O, tasks or clocks.
+
+A :class:`Session` is one end of a connection. The layer above opens streams and writes messages;
+:meth:`Session.take` gives the next batch of frames for the wire; :meth:`Session.receive` takes the
+peer's. What happens to a stream is told to it by three methods that a subclass overrides
+(``readable``, ``writable``, ``ended_early``), so that the same rules serve asyncio and the tests.
+
+Flow control: each frame of a message costs its bytes and ``FRAME_OVERHEAD``, so that empty frames
+are not free. A sender spends what its peer granted; the receiver grants anew as its reader
+*consumes*, never on arrival. The frame that opens a stream is free (at most ``MAX_FRAME`` bytes);
+what follows it waits until the replica accepts the stream, and the grant says so. The replica's
+first window is a constant of the caller, carried by OPEN.
+
+The replica's last frame ends the stream in both directions, as the response of HTTP does: what
+the caller still has to send is not wanted any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from serving.mux.errors import (
+    ConnectionLost,
+    ProtocolError,
+    StreamError,
+    StreamRefused,
+    StreamRejected,
+    StreamReset,
+)
+from serving.v1.frames_pb2 import (
+    DATA,
+    GOAWAY,
+    OPEN,
+    REJECT,
+    RESET,
+    WINDOW_UPDATE,
+    Frame,
+    ResetCode,
+)
+
+MAX_FRAME = 64 * 1024
+"""Bytes of data in one frame, at most."""
+FRAME_OVERHEAD = 64
+"""What a frame costs of its window beside its bytes."""
+DEFAULT_WINDOW = 1024 * 1024
+"""Bytes that a peer may send on a stream before its reader has read."""
+MIN_WINDOW = 2 * (MAX_FRAME + FRAME_OVERHEAD)
+"""Below this a sender could wait for a grant that the receiver does not owe yet."""
+HIGH_WATER = MAX_FRAME
+"""Unsent bytes of a stream above which its writer is told to wait."""
+MAX_BATCH = 256 * 1024
+"""Bytes of data in one gRPC message, at most (and one frame more)."""
+MAX_CONTROL = 16 * 1024
+"""Frames other than OPEN and DATA that wait for the wire, at most."""
+MAX_REASON = 1024
+"""Characters of a reason, at most."""
+
+
+class Part(NamedTuple):
+    """A frame's share of a message: the whole of it where ``more`` is false on the first part."""
+
+    tag: int
+    data: bytes
+    more: bool
+    end: bool
+
+
+class StreamCore:
+    """One stream's state on one end. The methods in the second half are for subclasses."""
+
+    __slots__ = (
+        "accepted",
+        "error",
+        "granted",
+        "id",
+        "inbox",
+        "on_wire",
+        "owed",
+        "pending",
+        "queued",
+        "receive_ended",
+        "send_credit",
+        "send_ended",
+        "session",
+        "timeout_us",
+        "unsent",
+    )
+
+    def __init__(self, session: Session, stream_id: int) -> None:
+        self.session = session
+        self.id = stream_id
+        self.error: StreamError | None = None
+        self.timeout_us = 0
+        self.accepted = False
+
+        # Send state
+        self.pending: deque[tuple[int, bytes | memoryview, bool]] = deque()
+        self.unsent = 0
+        self.send_credit = 0
+        self.send_ended = False
+        self.on_wire = False
+        self.queued = False
+
+        # Receive state
+        self.inbox: deque[Part] = deque()
+        self.granted = 0
+        self.owed = 0
+        self.receive_ended = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.id} unsent={self.unsent} credit={self.send_credit}"
+            f" inbox={len(self.inbox)} ended={self.send_ended}/{self.receive_ended}"
+            f" error={self.error!r}>"
+        )
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether a writer should wait for ``writable`` before it writes more."""
+        return self.unsent > HIGH_WATER and self.error is None
+
+    def readable(self) -> None:
+        """The inbox has a new part, or the stream ended, or (caller) it was accepted."""
+
+    def writable(self) -> None:
+        """``must_wait`` has become false."""
+
+    def ended_early(self) -> None:
+        """``error`` was set: by the peer, or because the connection is gone."""
+
+
+class Session:
+    """One end of a connection."""
+
+    def __init__(
+        self,
+        *,
+        window: int = DEFAULT_WINDOW,
+        make_stream: Callable[[Session, int], StreamCore] = StreamCore,
+        on_open: Callable[[StreamCore], None] | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """A session that accepts streams where ``on_open`` is given (the replica's end), else one
+        that opens them. ``wake`` is called when ``take`` has something to give."""
+        if window < MIN_WINDOW:
+            raise ValueError(f"window must be at least {MIN_WINDOW} bytes, not {window}")
+        self.window = window
+        self.streams: dict[int, StreamCore] = {}
+        self.draining = False
+        self.closed: str | None = None
+        self._make_stream = make_stream
+        self._on_open = on_open
+        self._wake = wake
+        self._last_id = 0
+        self._goaway_id: int | None = None
+        self._control: deque[Frame] = deque()
+        self._ready: deque[StreamCore] = deque()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session streams={len(self.streams)} last={self._last_id}"
+            f" draining={self.draining} closed={self.closed!r}>"
+        )
+
+    # The layer above.
+
+    def open(self, tag: int, data: bytes, *, end: bool, timeout_us: int = 0) -> StreamCore:
+        """Caller: opens a stream with its first message. Raises :class:`StreamRefused` while the
+        peer drains and :class:`ConnectionLost` after the end of the connection."""
+        if self.closed is not None:
+            raise ConnectionLost(self.closed, sent=False)
+        if self.draining:
+            raise StreamRefused("the replica is draining")
+        self._last_id += 1
+        stream = self._make_stream(self, self._last_id)
+        stream.timeout_us = timeout_us
+        stream.granted = self.window
+        self.streams[stream.id] = stream
+        self.write(stream, tag, data, end=end)
+        return stream
+
+    def write(self, stream: StreamCore, tag: int, data: bytes, *, end: bool = False) -> None:
+        """Queues a message. After the stream's early end it is dropped: ``error`` says why."""
+        if stream.send_ended:
+            raise RuntimeError(f"{stream!r}: write after its end")
+        stream.send_ended = end
+        if stream.error is not None or self.streams.get(stream.id) is not stream:
+            return
+        stream.pending.append((tag, data, end))
+        stream.unsent += len(data) + FRAME_OVERHEAD
+        if not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
+            self._wake()
+
+    def read(self, stream: StreamCore) -> Part | None:
+        """The next part that arrived, or None. Reading is what grants the peer more."""
+        if not stream.inbox:
+            return None
+        part = stream.inbox.popleft()
+        stream.owed += len(part.data) + FRAME_OVERHEAD
+        if stream.owed >= self.window // 2 and not stream.receive_ended:
+            self._grant(stream, stream.owed)
+            stream.owed = 0
+        return part
+
+    def accept(self, stream: StreamCore) -> None:
+        """Replica: says that the stream is being worked on, if the caller has more to send."""
+        if not stream.receive_ended:
+            self._grant(stream, self.window)
+
+    def reject(self, stream: StreamCore) -> None:
+        """Replica: gives a stream back that was not started."""
+        self._forget(stream)
+        self._send_control(Frame(stream_id=stream.id, type=REJECT))
+
+    def reset(self, stream: StreamCore, code: ResetCode, reason: str = "") -> None:
+        """Ends a stream at once. Harmless on one that has ended. A stream that never left this
+        end is dropped without a word to the peer."""
+        if self.streams.get(stream.id) is not stream:
+            return
+        self._forget(stream)
+        if stream.on_wire:
+            self._send_control(
+                Frame(
+                    stream_id=stream.id,
+                    type=RESET,
+                    code=code,
+                    reason=reason[:MAX_REASON],
+                )
+            )
+
+    def goaway(self, reason: str = "") -> None:
+        """Replica: accepts no further streams; those that it has go on."""
+        if self.draining:
+            return
+        self.draining = True
+        self._goaway_id = self._last_id
+        self._send_control(
+            Frame(type=GOAWAY, last_stream_id=self._last_id, reason=reason[:MAX_REASON])
+        )
+
+    def close(self, reason: str) -> None:
+        """The connection is gone: every stream ends early, each with its own error."""
+        if self.closed is not None:
+            return
+        self.closed = reason
+        for stream in list(self.streams.values()):
+            self._fail(stream, ConnectionLost(reason, sent=stream.on_wire))
+
+    # The wire.
+
+    def take(self, max_bytes: int = MAX_BATCH) -> list[Frame]:
+        """The next frames to send, streams taking turns: one frame of each, then again. Empty
+        where there is nothing that the peer has room for."""
+        frames: list[Frame] = []
+        while self._control:
+            frames.append(self._control.popleft())
+        size = 0
+        ready = self._ready
+        while ready and size < max_bytes:
+            stream = ready.popleft()
+            frame = self._next_frame(stream)
+            if frame is None:
+                stream.queued = False
+                continue
+            frames.append(frame)
+            size += len(frame.data)
+            if stream.pending:
+                ready.append(stream)
+            else:
+                stream.queued = False
+        return frames
+
+    def receive(self, frames: Iterable[Frame]) -> None:
+        """Takes the peer's frames. Raises :class:`ProtocolError` where the connection cannot go
+        on; a fault within one stream resets that stream."""
+        for frame in frames:
+            kind = frame.type
+            if kind == DATA:
+                self._on_data(frame)
+            elif kind == OPEN:
+                self._on_open_frame(frame)
+            elif kind == WINDOW_UPDATE:
+                self._on_window_update(frame)
+            elif kind == RESET:
+                self._on_reset(frame)
+            elif kind == REJECT:
+                self._on_reject(frame)
+            elif kind == GOAWAY:
+                self._on_goaway(frame)
+            else:
+                raise ProtocolError(f"frame of unknown type {kind} on stream {frame.stream_id}")
+
+    # Sending.
+
+    def _next_frame(self, stream: StreamCore) -> Frame | None:
+        if not stream.pending:
+            return None
+        tag, data, end = stream.pending[0]
+        opening = not stream.on_wire
+        size = min(len(data), MAX_FRAME)
+        if not opening:
+            cost = size + FRAME_OVERHEAD
+            if cost > stream.send_credit:
+                return None
+            stream.send_credit -= cost
+        more = size < len(data)
+        if more:
+            rest = memoryview(data)[size:]
+            data = bytes(data[:size])
+            stream.pending[0] = (tag, rest, end)
+        else:
+            stream.pending.popleft()
+        last = end and not more
+        frame = Frame(
+            stream_id=stream.id,
+            type=OPEN if opening else DATA,
+            end_stream=last,
+            more=more,
+            tag=tag,
+            data=data if isinstance(data, bytes) else bytes(data),
+        )
+        if opening:
+            frame.timeout_us = stream.timeout_us
+            if self.window != DEFAULT_WINDOW:
+                frame.window_increment = self.window
+        stream.on_wire = True
+        self._sent(stream, size if more else size + FRAME_OVERHEAD, last)
+        return frame
+
+    def _sent(self, stream: StreamCore, size: int, last: bool) -> None:
+        waited = stream.must_wait
+        stream.unsent -= size
+        if waited and not stream.must_wait:
+            stream.writable()
+        if last and self._on_open is not None:
+            # The replica's end: the stream is over.
+            self._forget(stream, keep_pending=True)
+
+    def _send_control(self, frame: Frame) -> None:
+        if len(self._control) >= MAX_CONTROL:
+            raise ProtocolError("the peer makes answers necessary and does not read them")
+        self._control.append(frame)
+        self._wake()
+
+    def _grant(self, stream: StreamCore, increment: int) -> None:
+        stream.granted += increment
+        self._send_control(
+            Frame(stream_id=stream.id, type=WINDOW_UPDATE, window_increment=increment)
+        )
+
+    def _forget(self, stream: StreamCore, *, keep_pending: bool = False) -> None:
+        del self.streams[stream.id]
+        if not keep_pending:
+            stream.pending.clear()
+            waited = stream.must_wait
+            stream.unsent = 0
+            if waited:
+                stream.writable()
+
+    def _fail(self, stream: StreamCore, error: StreamError) -> None:
+        stream.error = error
+        stream.receive_ended = True
+        self._forget(stream)
+        stream.readable()
+        stream.writable()
+        stream.ended_early()
+
+    # Receiving.
+
+    def _on_open_frame(self, frame: Frame) -> None:
+        if self._on_open is None:
+            raise ProtocolError(f"OPEN of stream {frame.stream_id} from a replica")
+        if frame.stream_id <= self._last_id:
+            raise ProtocolError(
+                f"OPEN of stream {frame.stream_id} after stream {self._last_id}: ids must rise"
+            )
+        self._last_id = frame.stream_id
+        if self._goaway_id is not None:
+            return  # The caller learns from GOAWAY that it was never started.
+        stream = self._make_stream(self, frame.stream_id)
+        stream.on_wire = True
+        stream.send_credit = frame.window_increment or DEFAULT_WINDOW
+        stream.timeout_us = frame.timeout_us
+        self.streams[stream.id] = stream
+        if len(frame.data) > MAX_FRAME:
+            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "OPEN holds too many bytes")
+            return
+        stream.inbox.append(Part(frame.tag, frame.data, frame.more, frame.end_stream))
+        # What is free on the sender's side is free here too.
+        stream.owed = -len(frame.data) - FRAME_OVERHEAD
+        stream.receive_ended = frame.end_stream
+        self._on_open(stream)
+
+    def _on_data(self, frame: Frame) -> None:
+        stream = self._find(frame)
+        if stream is None:
+            return
+        if stream.receive_ended:
+            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "DATA after the end")
+            return
+        data = frame.data
+        size = len(data)
+        if size > MAX_FRAME:
+            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "DATA holds too many bytes")
+            return
+        stream.granted -= size + FRAME_OVERHEAD
+        if stream.granted < 0:
+            self._reset_by_rule(stream, ResetCode.FLOW_CONTROL_ERROR, "more than was granted")
+            return
+        end = frame.end_stream
+        stream.accepted = True
+        stream.inbox.append(Part(frame.tag, data, frame.more, end))
+        if end:
+            stream.receive_ended = True
+            if self._on_open is None:
+                self._forget(stream)
+        stream.readable()
+
+    def _on_window_update(self, frame: Frame) -> None:
+        stream = self._find(frame)
+        if stream is None:
+            return
+        stream.send_credit += frame.window_increment
+        if not frame.window_increment or stream.send_credit > 2**31:
+            self._reset_by_rule(stream, ResetCode.FLOW_CONTROL_ERROR, "window out of range")
+            return
+        if stream.pending and not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
+            self._wake()
+        if not stream.accepted:
+            stream.accepted = True
+            stream.readable()
+
+    def _on_reset(self, frame: Frame) -> None:
+        stream = self._find(frame)
+        if stream is not None:
+            self._fail(stream, StreamReset(frame.code, frame.reason))
+
+    def _on_reject(self, frame: Frame) -> None:
+        stream = self._find(frame)
+        if stream is None:
+            return
+        if self._on_open is not None or stream.accepted:
+            raise ProtocolError(f"REJECT of stream {frame.stream_id}, which was accepted")
+        self._fail(stream, StreamRejected("the replica is full"))
+
+    def _on_goaway(self, frame: Frame) -> None:
+        if self._on_open is not None:
+            raise ProtocolError("GOAWAY from a caller")
+        self.draining = True
+        for stream in list(self.streams.values()):
+            if stream.id > frame.last_stream_id:
+                self._fail(stream, StreamRefused(frame.reason or "the replica is draining"))
+
+    def _find(self, frame: Frame) -> StreamCore | None:
+        stream = self.streams.get(frame.stream_id)
+        if stream is None and (frame.stream_id == 0 or frame.stream_id > self._last_id):
+            raise ProtocolError(
+                f"frame of type {frame.type} on stream {frame.stream_id}, which was never opened"
+            )
+        if stream is not None and not stream.on_wire:
+            raise ProtocolError(f"answer on stream {frame.stream_id} before it was opened")
+        return stream  # None: it ended here while the frame was under way.
+
+    def _reset_by_rule(self, stream: StreamCore, code: ResetCode, reason: str) -> None:
+        """The peer broke a rule within one stream: that stream ends on both ends."""
+        self.reset(stream, code, reason)
+        stream.error = StreamReset(code, reason)
+        stream.receive_ended = True
+        stream.readable()
+        stream.writable()
+        stream.ended_early()

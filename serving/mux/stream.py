@@ -1,0 +1,114 @@
+"""What a request sees of its stream: messages in, messages out, and its early end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from serving.mux.session import DEFAULT_WINDOW, Part, Session, StreamCore
+from serving.v1.frames_pb2 import ResetCode
+
+
+class Stream(StreamCore):
+    """One request and its response, on one event loop.
+
+    At most one task reads and one writes at a time. Neither touches the connection's gRPC call,
+    so cancelling a task that waits here harms no other stream.
+    """
+
+    __slots__ = ("_on_early_end", "_reader", "_writer")
+
+    def __init__(self, session: Session, stream_id: int) -> None:
+        super().__init__(session, stream_id)
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._on_early_end: Callable[[], object] | None = None
+
+    async def receive(self, max_bytes: int = DEFAULT_WINDOW) -> Part | None:
+        """The next message, or None after the last. A message of more than ``max_bytes`` comes in
+        several parts, all but its last with ``more`` set. What arrived before an early end is
+        given first; then its :class:`StreamError` is raised."""
+        part = self.session.read(self)
+        while part is None:
+            if self.error is not None:
+                raise self.error
+            if self.receive_ended:
+                return None
+            await self._wait_readable()
+            part = self.session.read(self)
+        if not part.more:
+            return part
+        return await self._assemble(part, max_bytes)
+
+    async def accepted_by_peer(self) -> None:
+        """Waits until the replica has begun to work on the stream; raises its early end."""
+        while not self.accepted:
+            if self.error is not None:
+                raise self.error
+            await self._wait_readable()
+
+    def write(self, tag: int, data: bytes, *, end: bool = False) -> None:
+        """Queues a message at once. Follow with :meth:`drain` where ``must_wait``."""
+        self.session.write(self, tag, data, end=end)
+
+    async def send(self, tag: int, data: bytes, *, end: bool = False) -> None:
+        """Queues a message and waits while too much is unsent (backpressure)."""
+        self.session.write(self, tag, data, end=end)
+        if self.must_wait:
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Waits until little enough is unsent, or the stream ended early."""
+        while self.must_wait:
+            waiter = asyncio.get_running_loop().create_future()
+            self._writer = waiter
+            try:
+                await waiter
+            finally:
+                self._writer = None
+
+    def reset(self, code: ResetCode = ResetCode.CANCEL, reason: str = "") -> None:
+        """Ends the stream, in both directions. Harmless where it has ended."""
+        self.session.reset(self, code, reason)
+
+    def on_early_end(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` once if the peer resets the stream or the connection is lost."""
+        self._on_early_end = callback
+        if self.error is not None:
+            callback()
+
+    # Called by the session.
+
+    def readable(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def writable(self) -> None:
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def ended_early(self) -> None:
+        if self._on_early_end is not None:
+            self._on_early_end()
+
+    async def _wait_readable(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._reader = waiter
+        try:
+            await waiter
+        finally:
+            self._reader = None
+
+    async def _assemble(self, first: Part, max_bytes: int) -> Part:
+        chunks, size, part = [first.data], len(first.data), first
+        while part.more and size < max_bytes:
+            following = self.session.read(self)
+            if following is None:
+                if self.error is not None:
+                    raise self.error
+                await self._wait_readable()
+                continue
+            chunks.append(following.data)
+            size += len(following.data)
+            part = following
+        return Part(first.tag, b"".join(chunks), part.more, part.end)

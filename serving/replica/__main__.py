@@ -1,0 +1,42 @@
+"""``python -m serving.replica SPEC``: one replica, started by the controller's engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from serving import lifeline, logs
+from serving.config import LoggingConfig
+from serving.replica.process import ReplicaProcess
+from serving.v1.controller_pb2 import ReplicaSpec
+
+LIFELINE_GRACE_S = 1.0
+
+
+async def _run(spec: ReplicaSpec) -> int:
+    replica = ReplicaProcess(spec)
+    loop = asyncio.get_running_loop()
+    grace_s = spec.deployment.options.graceful_shutdown_timeout_s
+    loop.add_signal_handler(signal.SIGTERM, replica.begin_drain, grace_s)
+    lifeline.watch(lambda: replica.begin_drain(LIFELINE_GRACE_S / 2), kill_after_s=LIFELINE_GRACE_S)
+    return await replica.run()
+
+
+def main() -> None:
+    """Runs the replica whose serialized ReplicaSpec is in the file named by the argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal's Ctrl-C is the owner's.
+    spec = ReplicaSpec.FromString(Path(sys.argv[1]).read_bytes())
+    logging_config = LoggingConfig.model_validate_json(os.environ.get("SERVING_LOGGING", "{}"))
+    deployment = f"{spec.application}#{spec.deployment.name}"
+    logs.configure(f"{deployment}#{spec.replica_id}", logging_config)
+    status = uvloop.run(_run(spec))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What the controller asks of a replica, answered on a thread beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
+from typing import Protocol
+
+import grpc
+
+from serving.v1 import replica_pb2 as pb
+from serving.v1.replica_pb2_grpc import (
+    ReplicaControlServicer,
+    add_ReplicaControlServicer_to_server,
+)
+
+STACKS_TIMEOUT_S = 1.0
+
+
+class Controlled(Protocol):
+    """What the control plane reads and does. Called on the control server's threads."""
+
+    @property
+    def ongoing(self) -> int: ...
+    @property
+    def loop_lag_s(self) -> float: ...
+    def reconfigure(self, max_ongoing_requests: int) -> None: ...
+    def begin_drain(self, grace_s: float) -> None: ...
+
+
+class ControlServer(ReplicaControlServicer):
+    """Serves ReplicaControl on ``address`` from threads of its own: it answers even while user
+    code blocks the event loop."""
+
+    def __init__(self, address: str, replica: Controlled, loop: asyncio.AbstractEventLoop) -> None:
+        self._replica = replica
+        self._loop = loop
+        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="control"))
+        add_ReplicaControlServicer_to_server(self, self._server)
+        self._server.add_insecure_port(address)
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stops answering."""
+        self._server.stop(grace=0).wait()
+
+    def Health(self, request: pb.HealthRequest, context: object) -> pb.HealthResponse:
+        return pb.HealthResponse(ongoing=self._replica.ongoing, loop_lag_s=self._replica.loop_lag_s)
+
+    def Reconfigure(
+        self, request: pb.ReconfigureRequest, context: object
+    ) -> pb.ReconfigureResponse:
+        self._replica.reconfigure(request.max_ongoing_requests)
+        return pb.ReconfigureResponse()
+
+    def Drain(self, request: pb.DrainRequest, context: object) -> pb.DrainResponse:
+        self._replica.begin_drain(request.grace_s)
+        return pb.DrainResponse()
+
+    def Stacks(self, request: pb.StacksRequest, context: object) -> pb.StacksResponse:
+        return pb.StacksResponse(text=_thread_stacks() + self._task_stacks())
+
+    def _task_stacks(self) -> str:
+        done, text = threading.Event(), StringIO()
+
+        def write() -> None:
+            for task in asyncio.all_tasks(self._loop):
+                task.print_stack(file=text)
+            done.set()
+
+        self._loop.call_soon_threadsafe(write)
+        if not done.wait(STACKS_TIMEOUT_S):
+            return "(the event loop is blocked: no stacks of tasks)\n"
+        return text.getvalue()
+
+
+def _thread_stacks() -> str:
+    names: dict[int | None, str] = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "".join(
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )
+
+
+Drain = Callable[[float], None]

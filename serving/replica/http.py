@@ -1,0 +1,221 @@
+"""ASGI's ``receive`` and ``send`` for one HTTP request, over its stream.
+
+They keep the rules that uvicorn keeps, so that an application which breaks one hears of it where
+it would there: in its own call of ``send``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from serving.mux import ResetCode, Stream, StreamError
+from serving.replica.scope import ClientDisconnected, flatten
+from serving.v1.http_pb2 import BODY, CONTINUE, RESPONSE, HttpRequest, HttpResponse
+
+MAX_INLINE_BODY = 32 * 1024
+"""Bytes of a body that travel in one message with its head."""
+
+_BAD_NAME = re.compile(b'[\x00-\x1f\x7f()<>@,;:\\[\\]={} \t\\\\"]')
+_BAD_VALUE = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
+
+Message = dict[str, Any]
+
+
+class HttpBridge:
+    """One HTTP request and its response, as the application sees them."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_complete",
+        "_ended",
+        "_expects_continue",
+        "_head",
+        "_is_head",
+        "_length",
+        "_more_body",
+        "_started",
+        "_stream",
+    )
+
+    def __init__(self, stream: Stream, request: HttpRequest, *, more_body: bool) -> None:
+        self._stream = stream
+
+        # Request state
+        self._body: bytes | None = request.body
+        self._more_body = more_body
+        self._expects_continue = more_body and not request.body and _expects_continue(request)
+        self._is_head = request.method == "HEAD"
+
+        # Response state
+        self._head: HttpResponse | None = None
+        self._started = False
+        self._complete = False
+        self._chunked: bool | None = None
+        self._length = 0
+        self._ended: asyncio.Future[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether a response has begun."""
+        return self._started
+
+    @property
+    def complete(self) -> bool:
+        """Whether the response is whole."""
+        return self._complete
+
+    async def receive(self) -> Message:
+        """The next ASGI message of the request."""
+        if self._complete or self._stream.error is not None:
+            return {"type": "http.disconnect"}
+        if self._expects_continue:
+            self._expects_continue = False
+            self._stream.write(CONTINUE, b"")
+        elif self._body is not None:
+            body, self._body = self._body, None
+            if body or not self._more_body:
+                return {"type": "http.request", "body": body, "more_body": self._more_body}
+        if not self._more_body:
+            await self._wait_end()
+            return {"type": "http.disconnect"}
+        self._body = None
+        try:
+            part = await self._stream.receive()
+        except StreamError:
+            return {"type": "http.disconnect"}
+        self._more_body = part is not None and not part.end
+        data = part.data if part is not None else b""
+        return {"type": "http.request", "body": data, "more_body": self._more_body}
+
+    async def send(self, message: Message) -> None:
+        """Takes the next ASGI message of the response. Waits while the client reads too slowly.
+
+        Raises ClientDisconnected once the client is gone, RuntimeError for a message that may not
+        come now."""
+        if self._stream.error is not None:
+            raise ClientDisconnected("the client is gone")
+        kind = message["type"]
+        if not self._started:
+            if kind != "http.response.start":
+                raise _unexpected("http.response.start", kind)
+            self._start(message)
+        elif not self._complete:
+            if kind != "http.response.body":
+                raise _unexpected("http.response.body", kind)
+            self._send_body(bytes(message.get("body", b"")), message.get("more_body", False))
+            if self._stream.must_wait:
+                await self._stream.drain()
+        else:
+            raise RuntimeError(
+                f"Unexpected ASGI message '{kind}' sent, after response already completed."
+            )
+
+    def finish(self, error: BaseException | None) -> None:
+        """The application has returned, or raised ``error``: what is missing of the response is
+        an answer of 500, or the break of a response that had begun."""
+        if self._complete or self._stream.error is not None:
+            return
+        if self._started:
+            self._flush_head()
+            self._stream.reset(ResetCode.INTERNAL_ERROR, "the response was not completed")
+        else:
+            body = b"Internal Server Error"
+            response = HttpResponse(
+                status=500,
+                headers=[
+                    b"content-type",
+                    b"text/plain; charset=utf-8",
+                    b"content-length",
+                    b"%d" % len(body),
+                    b"connection",
+                    b"close",
+                ],
+                body=body,
+            )
+            self._stream.write(RESPONSE, response.SerializeToString(), end=True)
+        self._end()
+
+    def _start(self, message: Message) -> None:
+        self._started = True
+        status = message["status"]
+        headers = message.get("headers", ())
+        for name, value in headers:
+            if _BAD_NAME.search(name):
+                raise RuntimeError("Invalid HTTP header name.")
+            if _BAD_VALUE.search(value):
+                raise RuntimeError("Invalid HTTP header value.")
+            lowered = name.lower()
+            if lowered == b"content-length" and self._chunked is None:
+                self._length = int(value.decode())
+                self._chunked = False
+            elif lowered == b"transfer-encoding" and value.lower() == b"chunked":
+                self._length = 0
+                self._chunked = True
+        if self._chunked is None and not self._is_head and status not in (204, 304):
+            self._chunked = True
+        self._head = HttpResponse(status=status, headers=flatten(headers))
+        # The head waits for the body that mostly follows at once, but no longer than this turn.
+        asyncio.get_running_loop().call_soon(self._flush_head)
+
+    def _send_body(self, data: bytes, more: bool) -> None:
+        if self._is_head:
+            data = b""
+            self._length = 0
+        elif not self._chunked:
+            if len(data) > self._length:
+                raise RuntimeError("Response content longer than Content-Length")
+            self._length -= len(data)
+        short = not more and self._length != 0
+        self._write(data, end=not more and not short)
+        if short:
+            raise RuntimeError("Response content shorter than Content-Length")
+        if not more:
+            self._complete = True
+            self._end()
+
+    def _write(self, data: bytes, *, end: bool) -> None:
+        head = self._head
+        if head is None:
+            if data or end:
+                self._stream.write(BODY, data, end=end)
+            return
+        self._head = None
+        if len(data) <= MAX_INLINE_BODY:
+            head.body = data
+            self._stream.write(RESPONSE, head.SerializeToString(), end=end)
+        else:
+            self._stream.write(RESPONSE, head.SerializeToString())
+            self._stream.write(BODY, data, end=end)
+
+    def _flush_head(self) -> None:
+        if self._head is not None and self._stream.error is None:
+            self._write(b"", end=False)
+
+    async def _wait_end(self) -> None:
+        """Until the response is whole or the client has left."""
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._ended)
+
+    def _end(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def client_left(self) -> None:
+        """The stream ended early: wakes who waits in ``receive``."""
+        self._end()
+
+
+def _expects_continue(request: HttpRequest) -> bool:
+    headers = list(request.headers)
+    return any(
+        name == b"expect" and value.lower() == b"100-continue"
+        for name, value in zip(headers[::2], headers[1::2], strict=True)
+    )
+
+
+def _unexpected(expected: str, got: str) -> RuntimeError:
+    return RuntimeError(f"Expected ASGI message '{expected}', but got '{got}'.")

@@ -1,0 +1,86 @@
+"""Keeps one connection to one replica, through losses, until it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from serving.mux import CallerConnection, ProtocolError, channel_options
+from serving.v1.replica_pb2_grpc import ReplicaStub
+
+logger = logging.getLogger("serving.routing")
+
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 2.0
+CONNECT_TIMEOUT_S = 5.0
+
+
+class Link:
+    """The connection to one address. ``connection`` is None while there is none."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_load: Callable[[int], None],
+    ) -> None:
+        self.address = address
+        self.connection: CallerConnection | None = None
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_load = on_load
+
+    def __repr__(self) -> str:
+        return f"<Link {self.address} {'up' if self.connection else 'down'}>"
+
+    async def run(self) -> None:
+        """Connects, and again whenever the connection is lost, with jittered backoff. Runs until
+        it is cancelled; then the connection's open streams fail."""
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            if await self._connect_once():
+                backoff_s = FIRST_BACKOFF_S
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    async def _connect_once(self) -> bool:
+        """Carries one connection to its end; tells whether it ever stood."""
+        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
+            connection = CallerConnection(ReplicaStub(channel).Connect(), on_load=self._on_load)
+            running = asyncio.ensure_future(connection.run())
+            standing = asyncio.ensure_future(connection.ready.wait())
+            stood = False
+            try:
+                await asyncio.wait(
+                    (running, standing),
+                    timeout=CONNECT_TIMEOUT_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if stood := standing.done() and not running.done():
+                    self.connection = connection
+                    self._on_up()
+                    await asyncio.wait((running,))
+            finally:
+                self.connection = None
+                if stood:
+                    self._on_down()
+                running.cancel()
+                standing.cancel()
+                (outcome, _) = await asyncio.gather(running, standing, return_exceptions=True)
+                self._log_end(outcome)
+            return stood
+
+    def _log_end(self, outcome: BaseException | None) -> None:
+        if isinstance(outcome, ProtocolError):
+            logger.error("connection to %s ended: %s", self.address, outcome)
+        elif isinstance(outcome, grpc.RpcError):
+            logger.debug("connection to %s ended: %s", self.address, outcome)
+        elif outcome is not None and not isinstance(outcome, asyncio.CancelledError):
+            logger.error("connection to %s failed", self.address, exc_info=outcome)

@@ -1,0 +1,207 @@
+"""Sends requests to the replicas of one deployment: queue, choice, connection, retry.
+
+A request is sent a second time only where that is safe: it was rejected, or refused by a replica
+that drains, or lost before it left; or it may be repeated by its nature (``repeatable``) and no
+answer had begun, and then once only, for a request that kills replicas must not visit all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from serving.aio import Tasks
+from serving.mux import ConnectionLost, ResetCode, Stream, StreamRefused, StreamRejected
+from serving.mux.session import Part
+from serving.routing.balancer import Balancer, QueueFull, Replica, Waiter
+from serving.routing.link import Link
+from serving.v1.controller_pb2 import Deployment
+
+logger = logging.getLogger("serving.routing")
+
+
+class RoutingError(Exception):
+    """A request could not be brought to a replica."""
+
+
+class Overloaded(RoutingError):
+    """``max_queued_requests`` requests are waiting already."""
+
+
+class Unavailable(RoutingError):
+    """The deployment is gone."""
+
+
+class ReplicaLost(RoutingError):
+    """The replica that worked on the request died, or its connection was cut."""
+
+
+class Call:
+    """A request that a replica works on. Must be closed."""
+
+    __slots__ = ("_release", "first", "stream")
+
+    def __init__(self, stream: Stream, first: Part | None, release: Callable[[], None]) -> None:
+        self.stream = stream
+        self.first = first
+        """The first message of the answer, where it was waited for."""
+        self._release: Callable[[], None] | None = release
+
+    def close(self, code: ResetCode = ResetCode.CANCEL, reason: str = "") -> None:
+        """Gives the slot back, and resets the stream with ``code`` (CANCEL) unless it has
+        ended. Harmless the second time."""
+        if self._release is not None:
+            self.stream.reset(code, reason)
+            self._release()
+            self._release = None
+
+
+class Router:
+    """The way to one deployment, for one process, on one event loop."""
+
+    def __init__(self, application: str, deployment: str) -> None:
+        self.application = application
+        self.deployment = deployment
+        self.balancer = Balancer()
+        self._links: dict[Replica, tuple[Link, asyncio.Task[None]]] = {}
+        self._tasks = Tasks()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Router {self.application}#{self.deployment} {self.balancer!r}>"
+
+    def update(self, target: Deployment) -> None:
+        """Takes the deployment's replicas and limits as the controller now tells them."""
+        self.balancer.max_queued = target.max_queued_requests
+        known = self.balancer.replicas
+        for endpoint in target.endpoints:
+            if endpoint.replica_id not in known:
+                self._connect(endpoint.replica_id, endpoint.address, target.max_ongoing_requests)
+        listed = {endpoint.replica_id for endpoint in target.endpoints}
+        for replica in [known[name] for name in known.keys() - listed]:
+            self.balancer.remove(replica.id)
+            if replica.inflight == 0:
+                self._disconnect(replica)
+        self.balancer.resize(target.max_ongoing_requests)
+
+    async def start(
+        self, tag: int, data: bytes, *, end: bool, repeatable: bool = False, deadline: float = 0
+    ) -> Call:
+        """Brings a request to a replica and waits until its answer begins, or, where the request
+        is not at its ``end``, until the replica accepts it.
+
+        ``deadline`` (the loop's clock; 0 for none) travels with the request as its remaining
+        time. Raises Overloaded, Unavailable, ReplicaLost, or StreamReset as the replica sent it.
+        """
+        again = lost = False
+        while True:
+            replica = (None if again else self.balancer.acquire()) or await self._wait(again)
+            again = True
+            stream: Stream | None = None
+            call: Call | None = None
+            try:
+                stream = self._open(replica, tag, data, end, deadline)
+                first = await self._first_answer(stream, end)
+                call = Call(stream, first, partial(self._release, replica))
+                return call
+            except StreamRejected:
+                self.balancer.rejected(replica)
+            except StreamRefused:
+                self.balancer.unusable(replica)
+            except ConnectionLost as error:
+                self.balancer.unusable(replica)
+                if error.sent:
+                    if lost or not repeatable:
+                        raise self._lost(replica, error) from error
+                    lost = True
+            finally:
+                if call is None:
+                    if stream is not None:
+                        stream.reset()
+                    self._release(replica)
+
+    async def aclose(self) -> None:
+        """The deployment is gone: who waits gets Unavailable, connections end."""
+        self._closed = True
+        for waiting in self._waiting:
+            waiting.set_exception(self._unavailable())
+        self._waiting.clear()
+        await self._tasks.aclose()
+
+    async def _first_answer(self, stream: Stream, end: bool) -> Part | None:
+        if end:
+            return await stream.receive()
+        await stream.accepted_by_peer()
+        return None
+
+    def _open(self, replica: Replica, tag: int, data: bytes, end: bool, deadline: float) -> Stream:
+        connection = self._links[replica][0].connection
+        if connection is None:
+            raise ConnectionLost("not connected", sent=False)
+        timeout_us = 0
+        if deadline:
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            timeout_us = max(1, int(remaining_s * 1e6))
+        return connection.open(tag, data, end=end, timeout_us=timeout_us)
+
+    async def _wait(self, again: bool) -> Replica:
+        if self._closed:
+            raise self._unavailable()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: Waiter | None = None
+        self._waiting.add(turn)
+        try:
+            waiter = self.balancer.enqueue(partial(_wake, turn), again=again)
+            await turn
+            assert waiter.replica is not None
+            replica, waiter.replica = waiter.replica, None
+            return replica
+        except QueueFull:
+            raise Overloaded(
+                f"{self.deployment!r} of {self.application!r} has"
+                f" {self.balancer.max_queued} requests waiting (max_queued_requests)"
+            ) from None
+        finally:
+            self._waiting.discard(turn)
+            if waiter is not None:
+                self.balancer.abandon(waiter)
+
+    def _connect(self, replica_id: str, address: str, capacity: int) -> None:
+        replica = self.balancer.add(replica_id, capacity)
+        link = Link(
+            address,
+            on_up=lambda: self.balancer.connected(replica),
+            on_down=lambda: self.balancer.unusable(replica),
+            on_load=lambda ongoing: self.balancer.heard(replica, ongoing),
+        )
+        self._links[replica] = link, self._tasks.start(link.run(), name=f"link {replica_id}")
+
+    def _disconnect(self, replica: Replica) -> None:
+        _, task = self._links.pop(replica)
+        task.cancel()
+
+    def _release(self, replica: Replica) -> None:
+        self.balancer.release(replica)
+        if replica.inflight == 0 and replica.id not in self.balancer.replicas:
+            self._disconnect(replica)
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"{self.deployment!r} of {self.application!r} is gone")
+
+    def _lost(self, replica: Replica, error: ConnectionLost) -> ReplicaLost:
+        logger.warning(
+            "replica %s of %s#%s was lost while it worked on a request: %s",
+            replica.id,
+            self.application,
+            self.deployment,
+            error.reason,
+        )
+        return ReplicaLost(f"replica {replica.id} was lost: {error.reason}")
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

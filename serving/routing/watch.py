@@ -1,0 +1,103 @@
+"""What the controller knows, kept up to date in this process: routes, deployments, endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from serving.aio import Tasks
+from serving.mux import channel_options
+from serving.routing.router import Router
+from serving.routing.routes import Route, RouteTable
+from serving.v1.controller_pb2 import Deployment, WatchRequest, WatchUpdate
+from serving.v1.controller_pb2_grpc import ControllerStub
+
+logger = logging.getLogger("serving.routing")
+
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
+
+
+class Directory:
+    """The routes, and a router for each deployment that this process has asked for."""
+
+    def __init__(self, *, connect_ingresses: bool = False) -> None:
+        """``connect_ingresses``: routers of routed deployments are made before the first request
+        (a proxy)."""
+        self.routes = RouteTable()
+        self._connect_ingresses = connect_ingresses
+        self._deployments: dict[tuple[str, str], Deployment] = {}
+        self._routers: dict[tuple[str, str], Router] = {}
+        self._closing = Tasks()
+
+    def router(self, application: str, deployment: str) -> Router | None:
+        """The way to a deployment, or None where the controller knows none of that name."""
+        key = application, deployment
+        if (router := self._routers.get(key)) is None and (
+            target := self._deployments.get(key)
+        ) is not None:
+            router = self._routers[key] = Router(application, deployment)
+            router.update(target)
+        return router
+
+    def apply(self, update: WatchUpdate) -> None:
+        """Takes a snapshot or a delta."""
+        changed = {(item.application, item.name): item for item in update.deployments}
+        if update.snapshot:
+            gone = self._deployments.keys() - changed.keys()
+        else:
+            gone = {(key.application, key.name) for key in update.removed}
+        for key in gone:
+            self._remove(key)
+        for key, target in changed.items():
+            self._deployments[key] = target
+            if router := self._routers.get(key):
+                router.update(target)
+        if update.routes_changed or update.snapshot:
+            self.routes = RouteTable(
+                Route(route.route_prefix, route.application, route.ingress)
+                for route in update.routes
+            )
+        if self._connect_ingresses:
+            for route in self.routes.routes:
+                self.router(route.application, route.ingress)
+
+    async def aclose(self) -> None:
+        """Ends all connections."""
+        for key in list(self._deployments):
+            self._remove(key)
+        await self._closing.join()
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        self._deployments.pop(key, None)
+        if router := self._routers.pop(key, None):
+            self._closing.start(router.aclose(), name=f"close {router!r}")
+
+
+async def watch(
+    controller_address: str, watcher: str, apply: Callable[[WatchUpdate], None]
+) -> None:
+    """Gives ``apply`` every update that the controller sends, each stream of them beginning with
+    a snapshot, and confirms each once it is applied. Runs until it is cancelled: while the
+    controller is away, what was heard last holds."""
+    backoff_s = FIRST_BACKOFF_S
+    while True:
+        try:
+            async with grpc.aio.insecure_channel(
+                controller_address, options=channel_options()
+            ) as channel:
+                call = ControllerStub(channel).Watch(wait_for_ready=True)
+                await call.write(WatchRequest(watcher=watcher))
+                while (update := await call.read()) is not grpc.aio.EOF:
+                    backoff_s = FIRST_BACKOFF_S
+                    apply(update)
+                    await call.write(WatchRequest(revision=update.revision))
+        except grpc.aio.AioRpcError as error:
+            logger.debug("watch of the controller ended: %s", error.details())
+        await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
+        backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
