@@ -19,7 +19,7 @@ def inherited_fd() -> int | None:
     return int(value) if value else None
 
 
-def watch(on_lost: Callable[[], None], *, kill_after_s: float) -> None:
+def watch(on_lost: Callable[[], object], *, kill_after_s: float) -> None:
     """Calls `on_lost` on a thread of its own once the lifeline is lost.
 
     `kill_after_s` seconds later the process exits with code 1, whatever it is doing by then.
@@ -33,7 +33,7 @@ def watch(on_lost: Callable[[], None], *, kill_after_s: float) -> None:
     ).start()
 
 
-def _wait(fd: int, on_lost: Callable[[], None], kill_after_s: float) -> None:
+def _wait(fd: int, on_lost: Callable[[], object], kill_after_s: float) -> None:
     while os.read(fd, 1):  # nobody writes; a stray byte is not the end
         pass
     # A thread of its own keeps the promise even where `on_lost` blocks.

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from serving.ingress.methods import Methods, claim
-from serving.ingress.routes import bind_app, routes_of
 
 __all__ = ["ASGIApp", "AppBuilder", "IngressBinding", "ingress"]
 
@@ -46,6 +45,9 @@ def ingress(app: ASGIApp | AppBuilder) -> Callable[[_T], _T]:
                 f"@serving.ingress(...) decorates a class, not {cls!r}; "
                 "where both are used, @serving.deployment stands above it"
             )
+        # Starlette is imported by those who have an app, not by every process of a cluster.
+        from serving.ingress.routes import routes_of
+
         claim(cls, [] if _is_builder(app) else routes_of(app))
         cls.__serving_ingress__ = IngressBinding(app)  # type: ignore[attr-defined]
         return cls
@@ -67,6 +69,8 @@ class IngressBinding:
 
         Call it once per process, after the constructor and before the app's lifespan starts.
         """
+        from serving.ingress.routes import bind_app
+
         app: Any = self.target
         if _is_builder(app):
             app = app()

@@ -1,0 +1,121 @@
+"""The controller process: `python -m serving.controller`.
+
+Settings come as JSON in SERVING_CONTROLLER_CONFIG: `address` and `state_dir`; and, where a
+supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `proxies`, `logging`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from serving import lifeline, logs
+from serving.config import LoggingConfig
+from serving.controller.publisher import Publisher
+from serving.controller.reconciler import Reconciler
+from serving.controller.replica import Surroundings
+from serving.controller.service import ControllerService
+from serving.controller.store import MemoryStore
+from serving.engine.local import LocalEngine
+from serving.v1 import controller_pb2_grpc
+
+CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
+# The supervisor is gone: replicas end by themselves, having the same lifeline, or are made to.
+_ORPHANED_GRACE_S = 0.9
+_SERVER_OPTIONS = [
+    # Applications may be sent by value, with their arguments.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+]
+
+log = logging.getLogger("serving.controller")
+
+
+async def serve(config: dict[str, Any]) -> None:
+    """Runs the controller until it is told to end."""
+    loop = asyncio.get_running_loop()
+    stop, orphaned = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    lifeline.watch(lambda: loop.call_soon_threadsafe(orphaned.set), kill_after_s=1.0)
+
+    publisher = Publisher()
+    around = Surroundings(
+        LocalEngine(),
+        Path(config["state_dir"]),
+        config["address"],
+        json.dumps(config.get("logging", {})),
+    )
+    reconciler = Reconciler(around, MemoryStore(), publisher)
+    service = ControllerService(
+        reconciler,
+        publisher,
+        http=(config.get("http_host", ""), config.get("http_port", 0)),
+        proxies=config.get("proxies", []),
+        on_shutdown=lambda: _request_end(config.get("supervisor_pid"), stop),
+    )
+    server = grpc.aio.server(options=_SERVER_OPTIONS)
+    controller_pb2_grpc.add_ControllerServicer_to_server(service, server)
+    server.add_insecure_port(config["address"])
+    await server.start()
+    _say_ready(config.get("ready_fd"))
+
+    loop_task = asyncio.create_task(reconciler.run(), name="reconcile")
+    try:
+        await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
+        service.is_shutting_down = True
+        if not loop_task.done():
+            await _first(reconciler.shut_down(), _orphaned_end(orphaned))
+    finally:
+        reconciler.kill()
+        loop_task.cancel()
+        await server.stop(0.1)
+
+
+def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
+    """Ends the cluster: by the supervisor, who ends the proxies first, where there is one."""
+    if supervisor_pid is not None and os.getppid() == supervisor_pid:
+        os.kill(supervisor_pid, signal.SIGTERM)
+    else:
+        stop.set()
+
+
+async def _orphaned_end(orphaned: asyncio.Event) -> None:
+    await orphaned.wait()
+    await asyncio.sleep(_ORPHANED_GRACE_S)
+
+
+async def _first(*awaitables: Any) -> None:
+    """Returns when the first of them does, raising what it raises; cancels the rest."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _say_ready(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        os.write(ready_fd, b'{"ready": true}\n')
+        os.close(ready_fd)
+
+
+def main() -> None:
+    config = json.loads(os.environ.pop(CONFIG_VARIABLE))
+    logs.configure("controller", LoggingConfig(**config.get("logging", {})))
+    asyncio.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

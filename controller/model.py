@@ -1,0 +1,79 @@
+"""What the planner sees and says: values, without processes, clocks or messages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class ReplicaState(Enum):
+    """Where a replica is in its life."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica process, as far as decisions go."""
+
+    replica_id: str
+    version: str
+    state: ReplicaState
+    # When it was started, and when it last changed its state. Seconds, monotonic.
+    started_at: float
+    since: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted of one deployment."""
+
+    version: str
+    num_replicas: int
+    # The version that served before. It goes on doing so until all of the new one is ready, and for
+    # good where the new one cannot start.
+    previous: str | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """How starting one version went so far."""
+
+    # Failures in a row. Replicas that were started together and fail together count once.
+    failures: int = 0
+    last_failure_at: float = -math.inf
+    retry_at: float = -math.inf
+    last_ready_at: float = -math.inf
+    # As many replicas as wanted were ready at the same time, once: the version works.
+    proven: bool = False
+    # Of the last failure.
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a replica."""
+
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop a replica, letting it finish its requests."""
+
+    replica_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next steps of one deployment; empty once it is as wanted."""
+
+    start: tuple[Start, ...] = ()
+    stop: tuple[Stop, ...] = ()
+    # When to look again though nothing happened; None: no need.
+    wake_at: float | None = field(default=None)

@@ -1,0 +1,133 @@
+"""The decision: from what is wanted and what runs to the next steps.
+
+Pure: the clock is an argument, and nothing here starts, stops or waits for anything. Called again
+after every change until the plan is empty, so that no step depends on an earlier one having worked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from serving.controller.model import History, Plan, Replica, ReplicaState, Start, Stop, Target
+
+MAX_FAILED_STARTS = 3
+"""Failed starts in a row after which a version that never worked is given up."""
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 10.0
+STABLE_AFTER_S = 10.0
+"""A replica that stayed ready for this long makes earlier failures forgotten."""
+
+_NEW = History()
+
+
+def compute(
+    target: Target | None,
+    histories: Mapping[str, History],
+    replicas: Sequence[Replica],
+    now: float,
+) -> Plan:
+    """The next steps of one deployment; `target` is None once it is deleted."""
+    live = [replica for replica in replicas if replica.state is not ReplicaState.STOPPING]
+    if target is None:
+        return Plan(stop=tuple(Stop(replica.replica_id, "deleted") for replica in live))
+    version = serving_version(target, histories)
+    history = histories.get(version, _NEW)
+    ours = [replica for replica in live if replica.version == version]
+    others = [replica for replica in live if replica.version != version]
+    start, wake_at = _missing(target, version, history, ours, now)
+    stop = (*_surplus(target, ours), *_outdated(target, ours, others))
+    return Plan(start, stop, wake_at)
+
+
+def has_failed(version: str, histories: Mapping[str, History]) -> bool:
+    """Whether a version never worked and was tried often enough."""
+    history = histories.get(version, _NEW)
+    return not history.proven and history.failures >= MAX_FAILED_STARTS
+
+
+def serving_version(target: Target, histories: Mapping[str, History]) -> str:
+    """The version to have running: the wanted one, or the one before where that cannot start."""
+    if target.previous is not None and has_failed(target.version, histories):
+        return target.previous
+    return target.version
+
+
+def is_complete(target: Target, replicas: Sequence[Replica]) -> bool:
+    """Whether as many replicas as wanted are ready, all of them of the wanted version."""
+    live = [replica for replica in replicas if replica.state is not ReplicaState.STOPPING]
+    return (
+        all(replica.version == target.version for replica in live)
+        and sum(replica.state is ReplicaState.RUNNING for replica in live) >= target.num_replicas
+    )
+
+
+# Steps
+
+
+def _missing(
+    target: Target, version: str, history: History, ours: list[Replica], now: float
+) -> tuple[tuple[Start, ...], float | None]:
+    count = target.num_replicas - len(ours)
+    if count <= 0:
+        return (), None
+    if not history.proven and history.failures >= MAX_FAILED_STARTS:
+        return (), None  # given up, and nothing to fall back on
+    if now < history.retry_at:
+        return (), history.retry_at
+    reason = f"{len(ours)} of {target.num_replicas} replicas"
+    return (Start(version, reason),) * count, None
+
+
+def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
+    """Too many of the right version: those that are not ready yet go first, then the youngest."""
+    count = max(0, len(ours) - target.num_replicas)
+    by_worth = sorted(
+        ours, key=lambda replica: (replica.state is ReplicaState.RUNNING, -replica.started_at)
+    )
+    reason = f"{target.num_replicas} replicas wanted"
+    return tuple(Stop(replica.replica_id, reason) for replica in by_worth[:count])
+
+
+def _outdated(target: Target, ours: list[Replica], others: list[Replica]) -> tuple[Stop, ...]:
+    """Replicas of another version leave as those of the right one become ready."""
+    starting = [replica for replica in others if replica.state is ReplicaState.STARTING]
+    running = [replica for replica in others if replica.state is ReplicaState.RUNNING]
+    ready = sum(replica.state is ReplicaState.RUNNING for replica in ours)
+    still_needed = max(0, target.num_replicas - ready)
+    oldest_first = sorted(running, key=lambda replica: replica.started_at)
+    leaving = oldest_first[: max(0, len(running) - still_needed)]
+    return tuple(Stop(replica.replica_id, "another version") for replica in (*starting, *leaving))
+
+
+# What happened
+
+
+def after_failure(
+    history: History, *, started_at: float, was_ready: bool, error: str, now: float
+) -> History:
+    """The history after a replica could not start, or ended by itself when it was ready."""
+    if started_at < history.last_failure_at:
+        # Started before the last failure was known: no new evidence, at most a newer message.
+        return replace(history, error=error)
+    settled = (
+        history.last_ready_at > history.last_failure_at
+        and now - history.last_ready_at >= STABLE_AFTER_S
+    )
+    failures = 1 if settled else history.failures + 1
+    # The first crash of a replica that worked is repaired at once.
+    doublings = failures - 2 if was_ready else failures - 1
+    delay = 0.0 if doublings < 0 else min(FIRST_DELAY_S * 2 ** min(doublings, 30), MAX_DELAY_S)
+    return replace(
+        history, failures=failures, last_failure_at=now, retry_at=now + delay, error=error
+    )
+
+
+def after_ready(history: History, *, now: float) -> History:
+    """The history after a replica became ready."""
+    return replace(history, last_ready_at=now)
+
+
+def after_complete(history: History) -> History:
+    """The history after as many replicas as wanted were ready."""
+    return history if history.proven else replace(history, proven=True, failures=0, error="")

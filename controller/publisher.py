@@ -1,0 +1,164 @@
+"""What proxies and handles are told: routes, and the replicas that take requests.
+
+The publisher keeps the current table only. For each watcher it remembers which entries changed
+since it was last told, so a slow watcher costs no more than the table has entries, and gets all it
+missed in one update. Watchers confirm what they act on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+from serving.v1 import controller_pb2 as pb
+
+log = logging.getLogger("serving.controller")
+
+CONFIRM_TIMEOUT_S = 2.0
+
+_Key = tuple[str, str]
+
+
+class Watcher:
+    """One open watch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Told nothing yet: the first update is a snapshot.
+        self.snapshot_due = True
+        self.routes_due = False
+        self.due: set[_Key] = set()
+        self.wake = asyncio.Event()
+        # The revision that it has confirmed.
+        self.confirmed = -1
+        # It failed to confirm in time, and is not waited for until it does.
+        self.lagging = False
+
+    def __repr__(self) -> str:
+        return f"Watcher({self.name!r}, confirmed={self.confirmed}, due={len(self.due)})"
+
+
+class Publisher:
+    """The table and its watchers. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.epoch = time.time_ns()
+        self.revision = 0
+
+        self._routes: dict[str, pb.Route] = {}
+        self._deployments: dict[_Key, pb.Deployment] = {}
+
+        self._watchers: set[Watcher] = set()
+        self._progress = asyncio.Event()
+
+    @property
+    def watchers(self) -> list[str]:
+        """The names of those who watch now."""
+        return sorted(watcher.name for watcher in self._watchers)
+
+    # The table
+
+    def publish(
+        self, application: str, route: pb.Route | None, deployments: Mapping[str, pb.Deployment]
+    ) -> int:
+        """Replaces what is told of one application; returns the revision that holds it."""
+        routes_changed = self._routes.get(application) != route
+        if routes_changed:
+            if route is None:
+                del self._routes[application]
+            else:
+                self._routes[application] = route
+        changed = self._replace(application, deployments)
+        if routes_changed or changed:
+            self.revision += 1
+            for watcher in self._watchers:
+                watcher.routes_due |= routes_changed
+                watcher.due |= changed
+                watcher.wake.set()
+        return self.revision
+
+    def _replace(self, application: str, deployments: Mapping[str, pb.Deployment]) -> set[_Key]:
+        wanted = {(application, name): message for name, message in deployments.items()}
+        known = {key for key in self._deployments if key[0] == application}
+        changed = {
+            key for key in known | wanted.keys() if self._deployments.get(key) != wanted.get(key)
+        }
+        for key in known:
+            del self._deployments[key]
+        self._deployments |= wanted
+        return changed
+
+    # Watching
+
+    @contextlib.contextmanager
+    def watching(self, name: str) -> Iterator[Watcher]:
+        """Registers a watcher for as long as the context lasts."""
+        watcher = Watcher(name)
+        watcher.wake.set()
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+            self._notify()
+
+    async def updates(self, watcher: Watcher) -> AsyncIterator[pb.WatchUpdate]:
+        """A snapshot, then what changed, whenever something did."""
+        while True:
+            await watcher.wake.wait()
+            watcher.wake.clear()
+            yield self._take(watcher)
+
+    def _take(self, watcher: Watcher) -> pb.WatchUpdate:
+        snapshot, watcher.snapshot_due = watcher.snapshot_due, False
+        routes_changed, watcher.routes_due = watcher.routes_due or snapshot, False
+        keys, watcher.due = (self._deployments.keys() if snapshot else watcher.due), set()
+        return pb.WatchUpdate(
+            epoch=self.epoch,
+            revision=self.revision,
+            snapshot=snapshot,
+            routes_changed=routes_changed,
+            routes=self._routes.values() if routes_changed else (),
+            deployments=[self._deployments[key] for key in keys if key in self._deployments],
+            removed=[
+                pb.DeploymentKey(application=key[0], name=key[1])
+                for key in keys
+                if key not in self._deployments
+            ],
+        )
+
+    # Confirmation
+
+    def confirm(self, watcher: Watcher, revision: int) -> None:
+        """Notes that a watcher acts on a revision and all before it."""
+        watcher.confirmed = max(watcher.confirmed, min(revision, self.revision))
+        watcher.lagging = False
+        self._notify()
+
+    async def confirmed(self, revision: int, *, timeout_s: float = CONFIRM_TIMEOUT_S) -> None:
+        """Waits until every watcher acts on a revision.
+
+        One that has not within `timeout_s` is warned about and from then on not waited for until
+        it confirms again: a proxy that hangs must not stop all others from being updated.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._behind(revision):
+                    await self._progress.wait()
+        for watcher in self._behind(revision):
+            log.warning("%s did not confirm an update within %s s", watcher.name, timeout_s)
+            watcher.lagging = True
+
+    def _behind(self, revision: int) -> list[Watcher]:
+        return [
+            watcher
+            for watcher in self._watchers
+            if watcher.confirmed < revision and not watcher.lagging
+        ]
+
+    def _notify(self) -> None:
+        waited_for, self._progress = self._progress, asyncio.Event()
+        waited_for.set()

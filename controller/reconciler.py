@@ -1,0 +1,346 @@
+"""The loop that makes what runs into what is wanted.
+
+Everything that happens (a deploy, a replica that reports or ends, a moment that comes) only marks
+the application as dirty. A turn takes each dirty application, asks `plan` for the next steps,
+carries them out, publishes what callers may use, and notes the status. Long work (starting and
+stopping processes) runs in tasks of the replica that it is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+
+from serving.aio import Tasks
+from serving.controller import plan
+from serving.controller.model import History, Replica, ReplicaState, Start, Stop
+from serving.controller.publisher import Publisher
+from serving.controller.replica import ReplicaProcess, Surroundings, new_token
+from serving.controller.state import ApplicationState, DeploymentState
+from serving.controller.status import application_status
+from serving.controller.store import ApplicationRecord, Store
+from serving.v1 import controller_pb2 as pb
+
+log = logging.getLogger("serving.controller")
+
+_RETRY_AFTER_ERROR_S = 1.0
+
+
+class ConflictError(Exception):
+    """The route prefix belongs to another application."""
+
+
+class Reconciler:
+    """Owns the state of all applications. Lives on one event loop; `run` must be running."""
+
+    def __init__(self, around: Surroundings, store: Store, publisher: Publisher) -> None:
+        self._around = around
+        self._store = store
+        self._publisher = publisher
+
+        # State
+        self._applications: dict[str, ApplicationState] = {}
+        self._replicas: dict[str, tuple[ApplicationState, str]] = {}
+        self.statuses: dict[str, pb.ApplicationStatus] = {}
+
+        # What to do next
+        self._dirty: set[str] = set()
+        self._alarms: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self._status_changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._tasks = Tasks()
+
+    # What is asked of it
+
+    def deploy(self, spec: pb.ApplicationSpec) -> int:
+        """Sets the target of one application; returns its generation.
+
+        The same specification again changes nothing, unless it failed: then it is tried again.
+        """
+        self._check_route_is_free(spec)
+        state = self._applications.get(spec.name)
+        if state and not state.deleting and not state.has_failed and state.record.spec == spec:
+            return state.record.generation
+        generation = state.record.generation + 1 if state else 1
+        record = ApplicationRecord(spec, generation, time.time())
+        self._store.put(record)
+        if state is None:
+            state = self._applications[spec.name] = ApplicationState(record)
+        state.want(record)
+        log.info("application %r: deploying, generation %s", spec.name, generation)
+        self._note_status(state)
+        self._touch(spec.name)
+        return generation
+
+    def _check_route_is_free(self, spec: pb.ApplicationSpec) -> None:
+        for other in self._applications.values():
+            if other.name == spec.name or other.deleting or not spec.route_prefix:
+                continue
+            if spec.route_prefix in other.route_prefixes:
+                raise ConflictError(
+                    f"application {spec.name!r} cannot have the route prefix "
+                    f"{spec.route_prefix!r}: application {other.name!r} has it; choose another "
+                    f"route_prefix, or serving.delete({other.name!r}) first"
+                )
+
+    def delete(self, name: str) -> bool:
+        """Stops an application; returns whether there was one."""
+        state = self._applications.get(name)
+        if state is None or state.deleting:
+            return False
+        self._store.remove(name)
+        state.delete()
+        log.info("application %r: deleting", name)
+        self._note_status(state)
+        self._touch(name)
+        return True
+
+    def report(self, replica_id: str, error: str) -> None:
+        """A replica is ready, or could not start."""
+        application, name = self._replicas.get(replica_id, (None, ""))
+        if application is None:
+            return
+        deployment = application.deployments[name]
+        replica = deployment.replicas[replica_id]
+        if replica.seen.state is not ReplicaState.STARTING:
+            return
+        now = time.monotonic()
+        if error:
+            replica.error = error
+            self._note_failure(deployment, replica, error, now)
+            replica.become(ReplicaState.STOPPING, now)
+            self._tasks.start(replica.stop(0.0, _nothing), name=f"end {replica_id}")
+        else:
+            replica.become(ReplicaState.RUNNING, now)
+            history = deployment.histories.get(replica.seen.version, History())
+            deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
+        self._touch(application.name)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Turns until it is cancelled."""
+        while True:
+            timeout = min(self._alarms.values(), default=None)
+            try:
+                async with asyncio.timeout_at(timeout and self._loop_time(timeout)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            self._turn(time.monotonic())
+
+    @staticmethod
+    def _loop_time(moment: float) -> float:
+        return asyncio.get_running_loop().time() + moment - time.monotonic()
+
+    def _touch(self, application: str) -> None:
+        self._dirty.add(application)
+        self._wake.set()
+
+    def _turn(self, now: float) -> None:
+        due = {name for name, moment in self._alarms.items() if moment <= now}
+        dirty, self._dirty = self._dirty | due, set()
+        for name in dirty:
+            self._alarms.pop(name, None)
+            state = self._applications.get(name)
+            if state is None:
+                continue
+            try:
+                self._reconcile(state, now)
+            except Exception:  # of one application: the others must not suffer
+                log.exception("application %r cannot be reconciled", name)
+                self._alarms[name] = now + _RETRY_AFTER_ERROR_S
+        if not self._applications:
+            self._idle.set()
+
+    def _reconcile(self, state: ApplicationState, now: float) -> None:
+        self._take_steps(state, now)
+        if state.is_complete and state.serving is not state.record.spec:
+            state.complete()
+            self._take_steps(state, now)  # what only the one before it needed may go
+        self._publish(state)
+        self._note_status(state)
+
+    def _take_steps(self, state: ApplicationState, now: float) -> None:
+        for name, deployment in list(state.deployments.items()):
+            steps = plan.compute(deployment.target, deployment.histories, deployment.seen(), now)
+            for start in steps.start:
+                self._start(state, name, start, now)
+            for stop in steps.stop:
+                self._stop(state, name, stop, now)
+            if steps.wake_at is not None:
+                self._alarms[state.name] = min(
+                    steps.wake_at, self._alarms.get(state.name, math.inf)
+                )
+            if deployment.target is not None:
+                self._reconfigure(deployment)
+            elif not deployment.replicas:
+                del state.deployments[name]
+
+    # Steps
+
+    def _start(self, state: ApplicationState, name: str, step: Start, now: float) -> None:
+        deployment = state.deployments[name]
+        token = new_token()
+        replica_id = f"{state.name}#{name}#{token}"
+        seen = Replica(replica_id, step.version, ReplicaState.STARTING, now, now)
+        replica = ReplicaProcess(self._around, seen, token)
+        deployment.replicas[replica_id] = replica
+        self._replicas[replica_id] = (state, name)
+        application = state.record.spec
+        spec = pb.ReplicaSpec(
+            application=state.name,
+            replica_id=replica_id,
+            deployment=deployment.specs[step.version],
+            is_ingress=name == application.ingress,
+            route_prefix=application.route_prefix,
+        )
+        log.debug("%s: starting (%s)", replica_id, step.reason)
+        self._tasks.start(self._life(state, name, replica, spec), name=f"run {replica_id}")
+
+    async def _life(
+        self, state: ApplicationState, name: str, replica: ReplicaProcess, spec: pb.ReplicaSpec
+    ) -> None:
+        try:
+            code: int | None = await replica.run(spec)
+        except OSError as error:
+            code, replica.error = None, f"its process could not be started: {error}"
+        deployment = state.deployments[name]
+        now = time.monotonic()
+        if replica.seen.state is not ReplicaState.STOPPING:
+            served = replica.seen.state is ReplicaState.RUNNING
+            when = "while it served" if served else "before it was ready"
+            error_text = replica.error or f"the process ended with {_exit_text(code)} {when}"
+            log.warning("%s (pid %s): %s", replica.seen.replica_id, replica.pid, error_text)
+            self._note_failure(deployment, replica, error_text, now)
+        del deployment.replicas[replica.seen.replica_id]
+        del self._replicas[replica.seen.replica_id]
+        self._touch(state.name)
+
+    def _note_failure(
+        self, deployment: DeploymentState, replica: ReplicaProcess, error: str, now: float
+    ) -> None:
+        seen = replica.seen
+        if seen.version in deployment.specs:
+            deployment.histories[seen.version] = plan.after_failure(
+                deployment.histories.get(seen.version, History()),
+                started_at=seen.started_at,
+                was_ready=seen.state is ReplicaState.RUNNING,
+                error=error,
+                now=now,
+            )
+
+    def _stop(self, state: ApplicationState, name: str, step: Stop, now: float) -> None:
+        deployment = state.deployments[name]
+        replica = deployment.replicas[step.replica_id]
+        was_ready = replica.seen.state is ReplicaState.RUNNING
+        replica.become(ReplicaState.STOPPING, now)
+        log.debug("%s: stopping (%s)", step.replica_id, step.reason)
+        grace_s = replica.grace_s if was_ready else 0.0
+
+        async def unpublished() -> None:
+            # This turn's publishing, which has happened by now, leaves the replica out.
+            if was_ready:
+                await self._publisher.confirmed(self._publisher.revision)
+
+        self._tasks.start(replica.stop(grace_s, unpublished), name=f"stop {step.replica_id}")
+
+    def _reconfigure(self, deployment: DeploymentState) -> None:
+        limit = deployment.spec.options.max_ongoing_requests
+        for replica in deployment.ready:
+            is_current = deployment.target and replica.seen.version == deployment.target.version
+            if is_current and replica.max_ongoing_requests != limit:
+                replica.max_ongoing_requests = limit
+                self._tasks.start(
+                    replica.reconfigure(limit), name=f"reconfigure {replica.seen.replica_id}"
+                )
+
+    # What others see
+
+    def _publish(self, state: ApplicationState) -> None:
+        routed = state.routed
+        route = None
+        if routed is not None and routed.route_prefix:
+            route = pb.Route(
+                application=state.name, route_prefix=routed.route_prefix, ingress=routed.ingress
+            )
+        deployments = {
+            name: _published(state.name, name, deployment)
+            for name, deployment in state.deployments.items()
+            if deployment.target is not None
+        }
+        revision = self._publisher.publish(state.name, route, deployments)
+        generation = state.record.generation
+        if state.is_complete and state.confirmed_generation != generation:
+            self._tasks.start(
+                self._confirm(state, generation, revision), name=f"confirm {state.name}"
+            )
+
+    async def _confirm(self, state: ApplicationState, generation: int, revision: int) -> None:
+        await self._publisher.confirmed(revision)
+        if state.record.generation == generation and not state.deleting:
+            state.confirmed_generation = generation
+            self._touch(state.name)
+
+    def _note_status(self, state: ApplicationState) -> None:
+        if state.deleting and not state.deployments:
+            del self._applications[state.name]
+            self.statuses.pop(state.name, None)
+            log.info("application %r: deleted", state.name)
+        else:
+            status = application_status(state)
+            if self.statuses.get(state.name) == status:
+                return
+            self.statuses[state.name] = status
+        self.notify_status()
+
+    def notify_status(self) -> None:
+        """Wakes those who wait for a change of status."""
+        waited_for, self._status_changed = self._status_changed, asyncio.Event()
+        waited_for.set()
+
+    async def status_change(self) -> None:
+        """Returns when any status changed after the call."""
+        await self._status_changed.wait()
+
+    # The end
+
+    async def shut_down(self) -> None:
+        """Deletes every application and returns when no replica is left."""
+        self._idle.clear()
+        for name in list(self._applications):
+            self.delete(name)
+        self._wake.set()
+        await self._idle.wait()
+
+    def kill(self) -> None:
+        """Kills every replica, for when there is no time left."""
+        for application, name in self._replicas.values():
+            for replica in application.deployments[name].replicas.values():
+                replica.kill()
+
+
+def _published(application: str, name: str, deployment: DeploymentState) -> pb.Deployment:
+    options = deployment.spec.options
+    return pb.Deployment(
+        application=application,
+        name=name,
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        endpoints=[
+            pb.Endpoint(replica_id=replica.seen.replica_id, address=replica.address)
+            for replica in deployment.ready
+        ],
+    )
+
+
+def _exit_text(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+async def _nothing() -> None:
+    pass

@@ -1,0 +1,176 @@
+"""One replica process, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+
+from serving import lifeline
+from serving.controller.model import Replica, ReplicaState
+from serving.engine.base import Engine, Process, ProcessSpec
+from serving.v1 import controller_pb2 as pb, replica_pb2, replica_pb2_grpc
+
+log = logging.getLogger("serving.controller")
+
+_CONTROL_TIMEOUT_S = 5.0
+# Time to exit after the last request, for shutdown hooks; and for one that never was ready.
+_EXIT_TIMEOUT_S = 5.0
+_CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.enable_http_proxy", 0)]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all replicas of a cluster share."""
+
+    engine: Engine
+    state_dir: Path
+    controller_address: str
+    # For SERVING_LOGGING.
+    logging_json: str = "{}"
+
+
+class ReplicaProcess:
+    """A replica and the process that is it. Its owner awaits `run` and may call `stop`."""
+
+    def __init__(self, around: Surroundings, seen: Replica, token: str) -> None:
+        self.seen = seen
+        self.pid = 0
+        # Why it ended or could not start, as far as it told.
+        self.error = ""
+        # What it was told last.
+        self.max_ongoing_requests = 0
+        # Time that it may take to finish its requests.
+        self.grace_s = 0.0
+
+        self._around = around
+        self._socket = f"unix:{around.state_dir}/r-{token}.sock"
+        self._control_socket = f"unix:{around.state_dir}/c-{token}.sock"
+        self._spec_path = around.state_dir / f"{token}.replica"
+        self._process: Process | None = None
+        self._exited = asyncio.Event()
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"ReplicaProcess({self.seen.replica_id!r}, {self.seen.state.value}, pid={self.pid})"
+
+    @property
+    def address(self) -> str:
+        return self._socket
+
+    def become(self, state: ReplicaState, now: float) -> None:
+        self.seen = replace(self.seen, state=state, since=now)
+
+    async def run(self, spec: pb.ReplicaSpec) -> int:
+        """Starts the process, waits for its end and returns its exit code."""
+        spec.address = self._socket
+        spec.control_address = self._control_socket
+        spec.controller_address = self._around.controller_address
+        self.max_ongoing_requests = spec.deployment.options.max_ongoing_requests
+        self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
+        try:
+            await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
+            self._process = await self._around.engine.start(self._process_spec(spec.deployment))
+            self.pid = self._process.pid
+            if self._stopping:
+                self._process.kill()
+            return await self._process.wait()
+        finally:
+            self._exited.set()
+            self._remove_files()
+
+    def _process_spec(self, deployment: pb.DeploymentSpec) -> ProcessSpec:
+        resources = json.loads(deployment.options.ray_actor_options_json or "{}")
+        env = dict(resources.get("runtime_env", {}).get("env_vars", {}))
+        env["SERVING_LOGGING"] = self._around.logging_json
+        fd = lifeline.inherited_fd()
+        if fd is not None:
+            env[lifeline.FD_VARIABLE] = str(fd)
+        return ProcessSpec(
+            "serving.replica",
+            args=(str(self._spec_path),),
+            env=env,
+            pass_fds=() if fd is None else (fd,),
+        )
+
+    def _remove_files(self) -> None:
+        self._spec_path.unlink(missing_ok=True)
+        for address in (self._socket, self._control_socket):
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+    async def stop(self, grace_s: float, unpublished: Callable[[], Awaitable[None]]) -> None:
+        """Ends the process: waits until nobody sends to it, drains it, then insists.
+
+        1. Callers are told and confirm that they send no more (`unpublished`).
+        2. Open requests end, for up to `grace_s`.
+        3. SIGTERM, SIGKILL.
+        """
+        self._stopping = True
+        if self.pid and not self.error:
+            await unpublished()
+            if await self._drain(grace_s) and await self._ends_within(grace_s + _EXIT_TIMEOUT_S):
+                return
+        if self._process is not None:
+            self._process.terminate()
+            if not await self._ends_within(_EXIT_TIMEOUT_S):
+                log.warning("%s did not end when told to: killing it", self.seen.replica_id)
+                self._process.kill()
+        await self._exited.wait()
+
+    def kill(self) -> None:
+        self._stopping = True
+        if self._process is not None:
+            self._process.kill()
+
+    async def _drain(self, grace_s: float) -> bool:
+        try:
+            await self._control("Drain", replica_pb2.DrainRequest(grace_s=grace_s))
+        except grpc.aio.AioRpcError as error:
+            if not self._exited.is_set():
+                log.warning("%s cannot be drained: %s", self.seen.replica_id, error.details())
+            return self._exited.is_set()
+        return True
+
+    async def reconfigure(self, max_ongoing_requests: int) -> None:
+        """Applies options that need no new process."""
+        self.max_ongoing_requests = max_ongoing_requests
+        request = replica_pb2.ReconfigureRequest(max_ongoing_requests=max_ongoing_requests)
+        try:
+            await self._control("Reconfigure", request)
+        except grpc.aio.AioRpcError as error:
+            if not self._exited.is_set():
+                log.warning("%s cannot be reconfigured: %s", self.seen.replica_id, error.details())
+
+    async def is_healthy(self, timeout_s: float) -> bool:
+        """Whether it answers on its control address in time."""
+        try:
+            await self._control("Health", replica_pb2.HealthRequest(), timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async def _control(
+        self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S
+    ) -> None:
+        async with grpc.aio.insecure_channel(self._control_socket, _CHANNEL_OPTIONS) as channel:
+            stub = replica_pb2_grpc.ReplicaControlStub(channel)
+            await getattr(stub, method)(request, timeout=timeout_s)
+
+    async def _ends_within(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._exited.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def new_token() -> str:
+    """Eight characters that name a replica and its sockets."""
+    return os.urandom(4).hex()

@@ -1,0 +1,113 @@
+"""The controller's gRPC service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from serving.controller.publisher import Publisher, Watcher
+from serving.controller.reconciler import ConflictError, Reconciler
+from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
+
+log = logging.getLogger("serving.controller")
+
+
+class ControllerService(controller_pb2_grpc.ControllerServicer):
+    """Translates calls to the reconciler and the publisher."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        publisher: Publisher,
+        *,
+        http: tuple[str, int],
+        proxies: list[str],
+        on_shutdown: Callable[[], None],
+    ) -> None:
+        self._reconciler = reconciler
+        self._publisher = publisher
+        self._http = http
+        self._proxies = proxies
+        self._on_shutdown = on_shutdown
+        self.is_shutting_down = False
+
+    async def Deploy(self, request: pb.DeployRequest, context: Any) -> pb.DeployResponse:
+        if self.is_shutting_down:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
+        try:
+            generation = self._reconciler.deploy(request.application)
+        except ConflictError as error:
+            await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
+        return pb.DeployResponse(generation=generation)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
+        return pb.DeleteResponse(existed=self._reconciler.delete(request.application))
+
+    async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.ServeStatus:
+        return self._status()
+
+    async def WatchStatus(
+        self, request: pb.StatusRequest, context: Any
+    ) -> AsyncIterator[pb.ServeStatus]:
+        while True:
+            changed = asyncio.ensure_future(self._reconciler.status_change())
+            try:
+                # Let it begin to wait before looking, so that no change falls between.
+                await asyncio.sleep(0)
+                yield self._status()
+                await changed
+            finally:
+                changed.cancel()
+
+    def _status(self) -> pb.ServeStatus:
+        watching = set(self._publisher.watchers)
+        return pb.ServeStatus(
+            applications=self._reconciler.statuses.values(),
+            proxies=[
+                pb.ProxyStatus(name=name, status="HEALTHY" if name in watching else "STARTING")
+                for name in self._proxies
+            ],
+            http_host=self._http[0],
+            http_port=self._http[1],
+        )
+
+    async def Watch(
+        self, requests: AsyncIterator[pb.WatchRequest], context: Any
+    ) -> AsyncIterator[pb.WatchUpdate]:
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        with self._publisher.watching(first.watcher) as watcher:
+            confirming = asyncio.create_task(
+                self._confirm(watcher, requests), name=f"confirmations of {first.watcher}"
+            )
+            self._reconciler.notify_status()
+            try:
+                async for update in self._publisher.updates(watcher):
+                    yield update
+            finally:
+                confirming.cancel()
+                self._reconciler.notify_status()
+
+    async def _confirm(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
+        async for request in requests:
+            self._publisher.confirm(watcher, request.revision)
+
+    async def ReportReplica(
+        self, request: pb.ReplicaReport, context: Any
+    ) -> pb.ReplicaReportResponse:
+        self._reconciler.report(request.replica_id, request.error)
+        return pb.ReplicaReportResponse()
+
+    async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:
+        self._on_shutdown()
+        return pb.ShutdownResponse()
+
+
+async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
+    await context.abort(code, message)
+    raise AssertionError("abort returned")

@@ -1,0 +1,99 @@
+"""What is told about applications: one word, and why."""
+
+from __future__ import annotations
+
+from serving.controller import plan
+from serving.controller.model import History, ReplicaState
+from serving.controller.state import ApplicationState, DeploymentState
+from serving.v1 import controller_pb2 as pb
+
+
+def application_status(state: ApplicationState) -> pb.ApplicationStatus:
+    """The status of an application."""
+    deployments = [
+        deployment_status(spec.name, state.deployments[spec.name], state)
+        for spec in state.record.spec.deployments
+    ]
+    word, message = _application_word(state, deployments)
+    return pb.ApplicationStatus(
+        name=state.name,
+        route_prefix=state.record.spec.route_prefix,
+        status=word,
+        message=message,
+        deployments=deployments,
+        last_deployed_time_s=state.record.deployed_at,
+        generation=state.record.generation,
+    )
+
+
+def _application_word(
+    state: ApplicationState, deployments: list[pb.DeploymentStatus]
+) -> tuple[str, str]:
+    messages = "\n".join(
+        f"deployment {deployment.name!r} {deployment.message}"
+        for deployment in deployments
+        if deployment.message
+    )
+    # First match wins.
+    if state.deleting:
+        return "DELETING", ""
+    if state.has_failed:
+        return ("UPDATE_FAILED" if state.serving is not None else "DEPLOY_FAILED"), messages
+    if state.confirmed_generation != state.record.generation:
+        return "DEPLOYING", messages
+    if any(deployment.target is not None and not deployment.ready for deployment in state.wanted):
+        return "UNHEALTHY", messages
+    return "RUNNING", messages
+
+
+def deployment_status(
+    name: str, state: DeploymentState, application: ApplicationState
+) -> pb.DeploymentStatus:
+    """The status of a deployment."""
+    word, message = _deployment_word(state, application)
+    return pb.DeploymentStatus(
+        name=name,
+        status=word,
+        message=message,
+        target_num_replicas=state.target.num_replicas if state.target else 0,
+        replicas=[
+            pb.ReplicaStatus(
+                replica_id=replica.seen.replica_id,
+                state=replica.seen.state.value,
+                pid=replica.pid,
+                version=replica.seen.version,
+            )
+            for replica in state.replicas.values()
+        ],
+    )
+
+
+def _deployment_word(state: DeploymentState, application: ApplicationState) -> tuple[str, str]:
+    target = state.target
+    if target is None:
+        return "UPDATING", "is being deleted"
+    history = state.histories.get(target.version, History())
+    ready = sum(
+        replica.state is ReplicaState.RUNNING and replica.version == target.version
+        for replica in state.seen()
+    )
+    progress = f"has {ready} of {target.num_replicas} replicas ready"
+    # First match wins.
+    if state.has_failed:
+        word = "UPDATE_FAILED" if application.serving is not None else "DEPLOY_FAILED"
+        times = f"{plan.MAX_FAILED_STARTS} times in a row"
+        return word, f"could not start, {times}: {_last_line_first(history.error)}"
+    if state.is_complete:
+        return "HEALTHY", ""
+    if history.proven and history.failures:
+        return "UNHEALTHY", f"{progress}: {_last_line_first(history.error)}"
+    if history.failures:
+        return "UPDATING", f"{progress}; the last start failed: {_last_line_first(history.error)}"
+    return "UPDATING", progress
+
+
+def _last_line_first(error: str) -> str:
+    """A traceback with what went wrong ahead of where."""
+    error = error.strip()
+    _, separator, last = error.rpartition("\n")
+    return f"{last}\n{error}" if separator else error

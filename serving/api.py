@@ -1,0 +1,221 @@
+"""What users call: run, start, status, delete, shutdown."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from serving import cluster, progress
+from serving.cluster import OwnCluster
+from serving.config import HTTPOptions, LoggingConfig, validated
+from serving.exceptions import ClusterError
+from serving.handle import DeploymentHandle
+from serving.schema import ServeStatus, from_message
+from serving.specs import application_spec
+
+if TYPE_CHECKING:
+    from serving.client import Client
+    from serving.deployment import Application
+    from serving.v1 import controller_pb2 as pb
+
+# The cluster that this process started, if it did.
+_own: OwnCluster | None = None
+_lock = threading.RLock()
+
+
+def run(
+    target: Application,
+    *,
+    blocking: bool = False,
+    name: str = "default",
+    route_prefix: str | None = "/",
+) -> DeploymentHandle:
+    """Serves an application and returns once it answers.
+
+    It runs on the cluster that SERVING_ADDRESS or the state folder names, or else on one that
+    starts now and ends with this process. An application of the same name is updated: the old
+    version serves until the new one is ready, and running the same again changes nothing.
+
+    Arguments:
+        target: what `.bind()` returned.
+        blocking: wait until Ctrl-C or SIGTERM, then end the application.
+        name: the application's name.
+        route_prefix: the HTTP path that it serves; None: no HTTP.
+
+    Raises:
+        TypeError, ValueError: a wrong argument; nothing was started.
+        DeploymentFailedError: the user's code could not start; holds its traceback.
+        ApplicationConflictError: another application has the route prefix.
+        ClusterError: the cluster could not be started or reached.
+    """
+    spec = application_spec(target, name, route_prefix)
+    with _lock:
+        started = _connect()
+        try:
+            with _client() as client:
+                _deploy(client, spec)
+        except BaseException:
+            if started:
+                _stop_own()
+            raise
+    if blocking:
+        _serve_until_interrupted(name)
+    return DeploymentHandle(spec.ingress, name)
+
+
+def start(
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
+) -> ServeStatus:
+    """Starts a cluster that ends with this process, with options of one's own.
+
+    Does nothing where one runs already: its options stay as they are, with a warning where some
+    were given. Returns its status, which tells the port. Raises ClusterError where it cannot start.
+    """
+    http = _options(HTTPOptions, http_options, "http_options")
+    logging = _options(LoggingConfig, logging_config, "logging_config")
+    with _lock:
+        if not _connect(http, logging) and (http_options or logging_config):
+            warnings.warn(
+                "a cluster runs already: http_options and logging_config are ignored",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        with _client() as client:
+            return from_message(client.status())
+
+
+def status() -> ServeStatus:
+    """The applications and proxies of the cluster; empty where none runs."""
+    with _lock:
+        if _address() is None:
+            return ServeStatus()
+        with _client() as client:
+            return from_message(client.status())
+
+
+def delete(name: str) -> None:
+    """Stops an application, letting its requests finish, and returns when it is gone.
+
+    Raises ValueError where there is none of that name.
+    """
+    with _lock, _client() as client:
+        if not client.delete(name):
+            known = ", ".join(app.name for app in client.status().applications) or "none"
+            raise ValueError(f"no application {name!r}; there are: {known}")
+
+
+def shutdown() -> None:
+    """Ends the cluster, letting requests finish. Does nothing where none runs."""
+    with _lock:
+        if _own is not None:
+            _stop_own()
+        elif _address() is not None:
+            with _client() as client:
+                client.shutdown()
+
+
+# The cluster
+
+
+def _address() -> str | None:
+    """Of the controller: of our own cluster, or of the one to be found."""
+    global _own
+    if _own is not None and not _own.is_running:
+        _own = None
+    return _own.address if _own is not None else cluster.find()
+
+
+def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = None) -> bool:
+    """Makes sure that there is a cluster; returns whether it was started now."""
+    global _own
+    if _address() is not None:
+        return False
+    own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
+    own.wait_for_controller()
+    _own = own
+    atexit.register(_stop_own)
+    return True
+
+
+def _stop_own() -> None:
+    global _own
+    own, _own = _own, None
+    atexit.unregister(_stop_own)
+    if own is not None:
+        own.stop()
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    # gRPC is not needed for the checks before.
+    from serving.client import Client
+
+    address = _address()
+    if address is None:
+        raise ClusterError("no cluster runs: serving.run() starts one")
+    with Client(address) as client:
+        yield client
+
+
+def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
+    generation = client.deploy(spec)
+    progress.follow(client.progress(spec.name, generation))
+    if _own is not None:
+        _own.wait_until_ready()
+    if spec.route_prefix:
+        known = client.status()
+        if known.http_port:
+            host = known.http_host
+            where = f"http://{host}:{known.http_port}{spec.route_prefix}"
+            progress.say(f"Application {spec.name!r} is ready at {where}")
+            return
+    progress.say(f"Application {spec.name!r} is ready")
+
+
+def _serve_until_interrupted(name: str) -> None:
+    with _interrupted_by_sigterm():
+        try:
+            if _own is not None:
+                code = _own.wait_for_end()
+            else:
+                code = 0
+                with _client() as client:
+                    client.wait_for_end()
+        except KeyboardInterrupt:
+            progress.say("Ending; once more to end at once")
+            if _own is not None:
+                shutdown()
+            else:
+                delete(name)
+            return
+    raise ClusterError(f"the cluster ended by itself (code {code})")
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end a wait as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _options(model: type[Any], given: Any, name: str) -> Any:
+    if given is None:
+        return model()
+    return given if isinstance(given, model) else validated(model, dict(given), name)

@@ -1,0 +1,127 @@
+"""Calls of the controller, from a script or the command line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from serving.exceptions import ApplicationConflictError, ClusterError, DeploymentFailedError
+from serving.v1 import controller_pb2 as pb
+from serving.v1.controller_pb2_grpc import ControllerStub
+
+_CALL_TIMEOUT_S = 30.0
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.enable_http_proxy", 0),
+]
+_FAILED = {"DEPLOY_FAILED", "UPDATE_FAILED"}
+_SETTLED = {"RUNNING", "UNHEALTHY"}
+
+
+class Client:
+    """A connection to a controller; closed by `with`."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._stub = ControllerStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def deploy(self, spec: pb.ApplicationSpec) -> int:
+        """Sets the target of an application; returns its generation."""
+        with self._errors():
+            request = pb.DeployRequest(application=spec)
+            response: pb.DeployResponse = self._stub.Deploy(request, timeout=_CALL_TIMEOUT_S)
+            return response.generation
+
+    def progress(self, name: str, generation: int) -> Iterator[pb.ApplicationStatus]:
+        """Yields the status of a deploy as it changes, until the application runs.
+
+        Raises DeploymentFailedError where it fails, ClusterError where the application or the
+        cluster goes away meanwhile.
+        """
+        seen = False
+        with self._errors():
+            for status in self._stub.WatchStatus(pb.StatusRequest()):
+                found = _named(status, name)
+                if found is not None and found.generation >= generation:
+                    seen = True
+                    yield found
+                    if found.status in _FAILED:
+                        raise DeploymentFailedError(_failure(found))
+                    if found.status in _SETTLED:
+                        return
+                elif seen:
+                    raise ClusterError(f"application {name!r} was deleted while it was deployed")
+        raise ClusterError(f"the cluster at {self._address} ended")
+
+    def status(self) -> pb.ServeStatus:
+        with self._errors():
+            status: pb.ServeStatus = self._stub.GetStatus(
+                pb.StatusRequest(), timeout=_CALL_TIMEOUT_S
+            )
+            return status
+
+    def delete(self, name: str) -> bool:
+        """Deletes an application and waits until it is gone; returns whether there was one."""
+        with self._errors():
+            request = pb.DeleteRequest(application=name)
+            response: pb.DeleteResponse = self._stub.Delete(request, timeout=_CALL_TIMEOUT_S)
+            for status in self._stub.WatchStatus(pb.StatusRequest()):
+                found = _named(status, name)
+                if found is None or found.status != "DELETING":
+                    break
+            return response.existed
+
+    def shutdown(self) -> None:
+        """Asks the cluster to end and waits until the controller is gone."""
+        with self._errors():
+            changes = self._stub.WatchStatus(pb.StatusRequest())
+            self._stub.Shutdown(pb.ShutdownRequest(), timeout=_CALL_TIMEOUT_S)
+        self.wait_for_end(changes)
+
+    def wait_for_end(self, changes: Iterator[pb.ServeStatus] | None = None) -> None:
+        """Returns once the controller is gone."""
+        with contextlib.suppress(grpc.RpcError):
+            for _ in changes or self._stub.WatchStatus(pb.StatusRequest()):
+                pass
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Maps gRPC's errors to ours."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details()
+            if code is grpc.StatusCode.ALREADY_EXISTS:
+                raise ApplicationConflictError(details) from None
+            if code is grpc.StatusCode.INVALID_ARGUMENT:
+                raise ValueError(details) from None
+            raise ClusterError(
+                f"the cluster at {self._address} does not answer: {details}"
+            ) from error
+
+
+def _named(status: pb.ServeStatus, name: str) -> pb.ApplicationStatus | None:
+    return next((found for found in status.applications if found.name == name), None)
+
+
+def _failure(status: pb.ApplicationStatus) -> str:
+    kept = "; the version before it serves on" if status.status == "UPDATE_FAILED" else ""
+    return f"application {status.name!r} could not be deployed{kept}\n{status.message}"

@@ -1,0 +1,188 @@
+"""Deployments and applications: what the user's decorators record. Nothing runs here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+if TYPE_CHECKING:
+    from serving.config import DeploymentOptions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What `deployment` and `.options` take, as `serving.config.DeploymentOptions` tells."""
+
+    name: str
+    num_replicas: int
+    max_ongoing_requests: int
+    max_queued_requests: int
+    user_config: Any
+    ray_actor_options: dict[str, Any] | None
+    graceful_shutdown_timeout_s: float
+    graceful_shutdown_wait_loop_s: float
+    health_check_period_s: float
+    health_check_timeout_s: float
+    http_adapter: Callable[..., Any] | None
+
+
+@dataclass(frozen=True)
+class Deployment(Generic[P, T]):
+    """A class or function, and how to serve it. Made by `serving.deployment`."""
+
+    func_or_class: Callable[P, T]
+    """The decorated class or function itself, unchanged."""
+    name: str
+    config: DeploymentOptions
+    given: tuple[tuple[str, Any], ...] = ()
+    """The options that were given, in order; the rest of `config` is defaults."""
+
+    def options(self, **options: Unpack[Options]) -> Deployment[P, T]:
+        """The same deployment with some options changed; this one stays as it is.
+
+        Raises TypeError for an unknown option, ValueError for a wrong value.
+        """
+        name = options.pop("name", self.name)
+        _check_name(name)
+        given = {**dict(self.given), **options}
+        return replace(self, name=name, config=_config(name, given), given=tuple(given.items()))
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Application:
+        """An application of this deployment whose object is constructed with these arguments.
+
+        Raises TypeError where the arguments do not fit the constructor.
+        """
+        if inspect.isclass(self.func_or_class):
+            self._check_arguments(args, kwargs)
+        elif args or kwargs:
+            raise TypeError(
+                f"deployment {self.name!r} is a function, which is called with each request: "
+                "bind() takes no arguments here; make it a class to construct it with some"
+            )
+        return Application(self, args, kwargs)
+
+    def _check_arguments(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        try:
+            signature = inspect.signature(self.func_or_class)
+        except ValueError:  # a class written in C may not tell
+            signature = None
+        if signature is not None:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(
+                    f"deployment {self.name!r}: bind() does not fit the constructor "
+                    f"{self.func_or_class.__qualname__}{signature}: {error}"
+                ) from None
+            named = signature.bind(*args, **kwargs).arguments
+        else:
+            named = {str(index): value for index, value in enumerate(args)} | kwargs
+        for parameter, value in named.items():
+            if _holds_application(value):
+                raise TypeError(
+                    f"deployment {self.name!r}: the argument {parameter!r} is a bound deployment; "
+                    "calling one deployment from another is not supported yet"
+                )
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError(
+            f"deployment {self.name!r} cannot be called: serve it with "
+            f"serving.run({self.name}.bind(...)), or use the undecorated object, "
+            f"{self.name}.func_or_class"
+        )
+
+    def __repr__(self) -> str:
+        given = "".join(f", {option}={value!r}" for option, value in self.given)
+        return f"Deployment({self.name!r}{given})"
+
+
+@dataclass(frozen=True)
+class Application:
+    """A deployment and the arguments of its constructor. Made by `Deployment.bind`."""
+
+    deployment: Deployment[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Application({self.deployment.name!r})"
+
+
+class _Function(Protocol):
+    """A function and not a class, as far as a type checker can tell them apart."""
+
+    @property
+    def __closure__(self) -> Any: ...
+    @property
+    def __globals__(self) -> Any: ...
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, func_or_class: _Function, /) -> Deployment[[], Any]: ...
+    @overload
+    def __call__(self, func_or_class: Callable[P, T], /) -> Deployment[P, T]: ...
+
+
+@overload
+def deployment(func_or_class: _Function, /) -> Deployment[[], Any]: ...
+@overload
+def deployment(func_or_class: Callable[P, T], /) -> Deployment[P, T]: ...
+@overload
+def deployment(**options: Unpack[Options]) -> _Decorator: ...
+def deployment(func_or_class: Any = None, /, **options: Any) -> Any:
+    """Marks a class or a function as a deployment, to be served by processes of its own.
+
+    Used bare, `@serving.deployment`, or with options, `@serving.deployment(num_replicas=2)`;
+    `serving.config.DeploymentOptions` lists them. `name` is that of the class or function unless
+    given. Raises TypeError for an unknown option, ValueError for a wrong value.
+    """
+
+    def decorate(target: Any, /) -> Deployment[..., Any]:
+        if isinstance(target, Deployment):
+            raise TypeError(f"{target!r} is a deployment already; change it with .options(...)")
+        if not (inspect.isclass(target) or inspect.isroutine(target)):
+            raise TypeError(
+                f"@serving.deployment marks a class or a function, not {type(target).__name__!r}"
+            )
+        given = dict(options)
+        name = given.pop("name", None) or target.__name__
+        _check_name(name)
+        return Deployment(target, name, _config(name, given), tuple(given.items()))
+
+    return decorate if func_or_class is None else decorate(func_or_class)
+
+
+def _config(name: str, given: dict[str, Any]) -> DeploymentOptions:
+    # pydantic takes longer to import than all the rest of this package's surface.
+    from serving.config import DeploymentOptions, validated
+
+    return validated(DeploymentOptions, given, f"deployment {name!r}")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
+        raise ValueError(f"a deployment's name must be a string without '#' and '/': {name!r}")
+
+
+def _holds_application(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_application(item) for item in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(_holds_application(item) for item in value)
+    return isinstance(value, Application | Deployment)

@@ -1,0 +1,98 @@
+"""Listening TCP sockets, and who holds a port that is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+BACKLOG = 2048
+_LISTEN_STATE = "0A"  # in /proc/net/tcp
+
+
+class PortInUseError(OSError):
+    """The port is taken; the message names it and, where it can be found, who holds it."""
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """Binds `count` listening sockets to one address, among which the kernel spreads connections.
+
+    Port 0 picks a free one. Raises PortInUseError where another process listens there already,
+    even one that would share the port.
+    """
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sockets: list[socket.socket] = []
+    try:
+        if port:
+            _probe(family, address)
+        for _ in range(count):
+            sockets.append(_bound(family, address))
+            address = sockets[0].getsockname()
+    except BaseException as error:
+        for bound in sockets:
+            bound.close()
+        if isinstance(error, OSError):
+            raise _explained(error, host, port) from error
+        raise
+    return sockets
+
+
+def _probe(family: int, address: tuple[object, ...]) -> None:
+    """Fails where the port is taken: without SO_REUSEPORT it cannot be shared."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _explained(error: OSError, host: str, port: int) -> OSError:
+    if error.errno == errno.EADDRINUSE:
+        found = holder(port)
+        by = f" by process {found[0]} ({found[1]})" if found else " by another process"
+        return PortInUseError(
+            errno.EADDRINUSE,
+            f"port {port} on {host} is in use{by}; end it, or choose another port with "
+            f"http_options={{'port': …}} (0 picks a free one) or SERVING_HTTP_PORT",
+        )
+    return OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+def holder(port: int) -> tuple[int, str] | None:
+    """The process that listens on a TCP port, as (pid, command line), as far as /proc tells us."""
+    inodes = set(_listening_inodes(port))
+    if not inodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        # Processes of other users hide their descriptors, and processes end while we look.
+        with contextlib.suppress(OSError):
+            for fd in (process / "fd").iterdir():
+                if os.readlink(fd) in inodes:
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                    return int(process.name), command.decode(errors="replace").strip()
+    return None
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN_STATE and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield f"socket:[{fields[9]}]"

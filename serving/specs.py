@@ -1,0 +1,125 @@
+"""From a bound application to the messages that describe it to the controller."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from typing import Any
+
+from serving import code
+from serving.deployment import Application, Deployment
+from serving.v1 import controller_pb2 as pb
+
+
+def application_spec(target: object, name: str, route_prefix: str | None) -> pb.ApplicationSpec:
+    """Checks the application as a whole and captures its code.
+
+    Raises TypeError or ValueError, naming what is wrong, and CodeNotPortableError.
+    """
+    application = _checked_target(target)
+    _check_application_name(name)
+    if route_prefix is not None:
+        _check_route_prefix(route_prefix)
+        _check_takes_requests(application.deployment)
+    return pb.ApplicationSpec(
+        name=name,
+        route_prefix=route_prefix or "",
+        ingress=application.deployment.name,
+        deployments=[_deployment_spec(application)],
+    )
+
+
+def _checked_target(target: object) -> Application:
+    if isinstance(target, Application):
+        return target
+    if isinstance(target, Deployment):
+        raise TypeError(
+            f"deployment {target.name!r} is not bound: did you forget .bind()? "
+            f"Pass {target.name}.bind(...)"
+        )
+    raise TypeError(
+        "expected an application, the result of .bind() on a @serving.deployment, "
+        f"not {type(target).__name__!r}"
+    )
+
+
+def _check_application_name(name: object) -> None:
+    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
+        raise ValueError(f"name must be a non-empty string without '#' and '/': {name!r}")
+
+
+def _check_route_prefix(prefix: object) -> None:
+    if not isinstance(prefix, str):
+        raise TypeError(f"route_prefix must be a string or None: {prefix!r}")
+    problem = None
+    if not prefix.startswith("/"):
+        problem = "must begin with '/'"
+    elif prefix != "/" and prefix.endswith("/"):
+        problem = "must not end with '/'"
+    elif "{" in prefix or "}" in prefix:
+        problem = "may not have parameters in braces; declare those in the application's routes"
+    if problem:
+        raise ValueError(f"route_prefix {prefix!r} {problem}")
+
+
+def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
+    target = deployment.func_or_class
+    if not inspect.isclass(target) or hasattr(target, "__serving_ingress__"):
+        return
+    # Not hasattr: every class has a `__call__`, its metaclass's.
+    if not any("__call__" in base.__dict__ for base in target.__mro__):
+        raise TypeError(
+            f"deployment {deployment.name!r} cannot take HTTP requests: give the class "
+            f"{target.__qualname__} a __call__ method or put @serving.ingress(app) on it, or run "
+            "it with route_prefix=None"
+        )
+
+
+def _deployment_spec(application: Application) -> pb.DeploymentSpec:
+    deployment = application.deployment
+    adapter = deployment.config.http_adapter
+    spec = pb.DeploymentSpec(
+        name=deployment.name,
+        code=code.capture(deployment.func_or_class),
+        init_args=code.dumps((application.args, application.kwargs)),
+        options=_options(deployment),
+        http_adapter=code.capture(adapter) if adapter is not None else None,
+    )
+    spec.version = _version(spec)
+    return spec
+
+
+def _options(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:
+    config = deployment.config
+    return pb.DeploymentOptions(
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_queued_requests,
+        user_config_json=_json(config.user_config),
+        graceful_shutdown_timeout_s=config.graceful_shutdown_timeout_s,
+        graceful_shutdown_wait_loop_s=config.graceful_shutdown_wait_loop_s,
+        health_check_period_s=config.health_check_period_s,
+        health_check_timeout_s=config.health_check_timeout_s,
+        ray_actor_options_json=_json(
+            config.ray_actor_options and config.ray_actor_options.model_dump(exclude_none=True)
+        ),
+    )
+
+
+def _json(value: object) -> str:
+    return "" if value is None else json.dumps(value, sort_keys=True)
+
+
+def _version(spec: pb.DeploymentSpec) -> str:
+    """A hash of all that takes a new process to change."""
+    codes = [spec.code, spec.http_adapter] if spec.HasField("http_adapter") else [spec.code]
+    digest = hashlib.sha256()
+    for part in (
+        code.fingerprint(codes).encode(),
+        spec.init_args,
+        spec.options.user_config_json.encode(),
+        spec.options.ray_actor_options_json.encode(),
+    ):
+        digest.update(len(part).to_bytes(8) + part)
+    return digest.hexdigest()[:16]
