@@ -85,22 +85,22 @@ endef
 define make_venv
 @test -n '$(1)' || { echo 'Python >= 3.11 with venv was not found (set PYTHON=…)' >&2; exit 1; }
 test -x $(@D)/bin/python || $(1) -m venv $(@D)
-$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+$(@D)/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 endef
 
 .venv/.installed: pyproject.toml
 	$(call make_venv,$(PYTHON))
-	$(@D)/bin/pip install --quiet --editable . --group dev
+	$(@D)/bin/pip install -qq --editable . --group dev
 	@touch $@
 
 # Each dependency at the lower bound that pyproject.toml gives it.
 .venv-oldest/.installed: pyproject.toml
 	$(call make_venv,$(PYTHON_OLDEST))
 	sed -nE '/^dependencies/,/^]/s/.*"([^>]+)>=([^,"]+).*/\1==\2/p' pyproject.toml > $(@D)/oldest.txt
-	$(@D)/bin/pip install --quiet --editable . --group test --constraint $(@D)/oldest.txt
+	$(@D)/bin/pip install -qq --editable . --group test --constraint $(@D)/oldest.txt
 	@touch $@
 
 .venv-protos/.installed: Makefile
 	$(call make_venv,$(PYTHON))
-	$(@D)/bin/pip install --quiet $(GRPCIO_TOOLS)
+	$(@D)/bin/pip install -qq $(GRPCIO_TOOLS)
 	@touch $@
