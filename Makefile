@@ -10,6 +10,8 @@ PYTHON_OLDEST ?= $(call first_python,python3.11 python3.12 python3.13 python3)
 
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Old Starlettes import python-multipart by its old name, and it complains.
+OLD_STARLETTE := 'ignore:Please use:PendingDeprecationWarning'
 
 # Code made by this release runs with every grpcio and protobuf that pyproject.toml admits.
 GRPCIO_TOOLS := grpcio-tools==1.76.0
@@ -60,7 +62,7 @@ test-integration: .venv/.installed  ## Run the tests with real processes and soc
 	$(BIN)/pytest --ignore=tests/unit $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
-	.venv-oldest/bin/pytest -m fastapi_compat $(PYTEST_ARGS)
+	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) $(PYTEST_ARGS)
 
 bench: .venv/.installed  ## Measure, beside uvicorn alone (needs wrk)
 	$(BIN)/python benchmarks/run.py
