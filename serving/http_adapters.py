@@ -115,6 +115,8 @@ async def image_to_ndarray(request: Request) -> np.ndarray[Any, Any]:
 
     try:
         return await run_in_threadpool(decode)
+    except image.UnidentifiedImageError as error:  # whose text is an address in memory
+        raise _unreadable("the body is not an image", "image_invalid") from error
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise _unreadable(f"the body is not an image: {error}", "image_invalid") from error
 

@@ -193,6 +193,7 @@ async def test_image_to_ndarray_says_what_is_wrong(request_: dict[str, Any], mes
     response, _ = await adapt(http_adapters.image_to_ndarray, **request_)
 
     assert message in reason(response)
+    assert "0x" not in reason(response)
 
 
 @pytest.mark.parametrize(
