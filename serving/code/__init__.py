@@ -1,10 +1,14 @@
-"""How code and constructor arguments travel to replicas: by reference where they can, else by value.
+"""How code and constructor arguments travel to replicas: by reference if they can, else by value.
 
-    __init__.py      capture, load, dumps, loads, fingerprint
-    references.py    what a fresh process can import, and finds to be this very object
-    pickler.py       cloudpickle, with reducers for what it cannot send or what would not load
-    blame.py         which object could not be sent, and where it hangs
-    fingerprints.py  the hash by which two versions of the same code are told apart
+__init__.py      capture, load, dumps, loads, fingerprint
+references.py    what a fresh process can import, and finds to be this very object
+pickler.py       cloudpickle, with reducers for what it cannot send or what would not load
+models.py        pydantic models, as what they were made from
+webapps.py       FastAPI's and Starlette's objects likewise
+loading.py       what is left to do once all is loaded
+steady.py        sets that are pickled the same whatever their order
+blame.py         which object could not be sent, and where it hangs
+fingerprints.py  the hash by which two versions of the same code are told apart
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import pickle
 import sys
 from typing import Any
 
-from serving.code import blame, references
+from serving.code import blame, loading, references
 from serving.code.fingerprints import fingerprint
 from serving.code.pickler import CodePickler
 from serving.exceptions import CodeNotPortableError
@@ -67,4 +71,5 @@ def dumps(value: object) -> bytes:
 
 def loads(data: bytes) -> Any:
     """The inverse of `dumps`. Only for data from a trusted process: loading runs code."""
-    return pickle.loads(data)
+    with loading.finishing():
+        return pickle.loads(data)

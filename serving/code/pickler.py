@@ -7,38 +7,44 @@ Beyond cloudpickle:
   locks of its own.
 - The names that string annotations use travel too, so that FastAPI and pydantic find them.
 - What belongs to one process (locks, context variables) arrives as new.
+- Routes and pydantic models are sent as what they were made from, and made anew once all is loaded.
 - A class that a process has already is left as it is when it comes once more.
 - The bytes do not depend on the order of sets.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
 import io
 import queue
+import subprocess
 import sys
 import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
-from serving.code import references
+from serving.code import models, references, webapps
+from serving.code.loading import when_loaded
+from serving.code.steady import steady, steady_value
 
-_SCALARS = (str, bytes, int, float, bool, type(None))
-# Classes whose attributes are set: defined here, or loaded before.
-_complete: weakref.WeakSet[type] = weakref.WeakSet()
+_REDUCE_METHODS = ("__reduce_ex__", "__reduce__")
+# Classes that are sent by value and are whole in this process: defined here, or loaded before.
+complete_classes: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-class CodePickler(cloudpickle.Pickler):
+class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """A pickler for code. `latest` is the object that was being reduced last."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
         self.latest: object = None
         self._importable: dict[str, bool] = {}
+        self._providers: dict[int, object] = {}
         self._by_value: list[types.ModuleType] = []
 
     def close(self) -> None:
@@ -59,7 +65,7 @@ class CodePickler(cloudpickle.Pickler):
         for kind, reduce in _REDUCERS:
             if isinstance(obj, kind):
                 return reduce(obj)
-        return _reduce_starlette(obj) if _is_starlette(obj) else super().reducer_override(obj)
+        return webapps.reduce(obj, self._providers) or self._reduce_plain(obj)
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
         reduced = self._reduce_definition(function)
@@ -73,22 +79,32 @@ class CodePickler(cloudpickle.Pickler):
         else:
             names = _annotation_names([function.__annotations__])
             found = {n: function.__globals__[n] for n in names if n in function.__globals__}
-            slots["__globals__"] = _steady({**found, **slots["__globals__"]})
+            slots["__globals__"] = steady({**found, **slots["__globals__"]})
         return make, args, (attributes, slots), *rest
 
     def _reduce_class(self, cls: type) -> Any:
         if vars(cls).get("__pydantic_complete__") is False and references.path_of(cls) is None:
-            cls.model_rebuild(raise_errors=False)  # type: ignore[attr-defined]
+            models.rebuild(cls)
         reduced = self._reduce_definition(cls)
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
-        _complete.add(cls)
+        complete_classes.add(cls)
         make, args, (attributes, slots), _, _, set_state = reduced
         namespace = vars(sys.modules.get(cls.__module__, types.ModuleType("")))
         names = _annotation_names([vars(cls).get("__annotations__", {})])
         found = {name: namespace[name] for name in names if name in namespace}
-        state = (set_state, (_steady(attributes), slots), cls.__module__, found)
+        attributes = steady(models.without_schemas(cls, attributes))
+        state = (set_state, (attributes, slots), cls.__module__, found)
         return make, args, state, None, None, _set_class_state
+
+    def _reduce_plain(self, obj: Any) -> Any:
+        """What pickle itself would do, with the sets among the attributes in a fixed order."""
+        cls: Any = type(obj)
+        inherits = all(getattr(cls, name) is getattr(object, name) for name in _REDUCE_METHODS)
+        if not inherits or cls in self.dispatch_table:
+            return super().reducer_override(obj)
+        make, args, state, *rest = obj.__reduce_ex__(5)
+        return make, args, steady(state) if isinstance(state, dict) else state, *rest
 
     def _reduce_definition(self, obj: Any) -> Any:
         """By reference, through a `Deployment` if need be, or else as cloudpickle does."""
@@ -120,29 +136,6 @@ class _ModuleGlobals:
         return references.module_globals, (self.module,)
 
 
-class _SteadySet:
-    """Stands for a set, and is pickled the same whatever the order of its members."""
-
-    def __init__(self, members: set[Any] | frozenset[Any]) -> None:
-        self.members = members
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self.members), (sorted(self.members, key=repr),)
-
-
-def _steady(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _steady_value(value) for name, value in values.items()}
-
-
-def _steady_value(value: Any) -> Any:
-    if type(value) in (set, frozenset) and len(value) > 1:
-        if all(type(member) in _SCALARS for member in value):
-            return _SteadySet(value)
-    elif type(value) is tuple and any(type(item) is frozenset for item in value):
-        return tuple(map(_steady_value, value))
-    return value
-
-
 def _differs(path: str, obj: object) -> bool:
     """Whether plain pickling by name would meet something else, such as a `Deployment`."""
     module, _, name = path.partition(":")
@@ -166,10 +159,12 @@ def _annotation_names(annotations: Iterable[dict[str, Any]]) -> Iterator[str]:
 def _set_class_state(cls: type, state: tuple[Any, ...]) -> None:
     """Fills in a class that has been loaded, unless this process has it already."""
     set_state, inner, module, names = state
-    if cls in _complete:
+    if cls in complete_classes:
         return
-    _complete.add(cls)
+    complete_classes.add(cls)
     set_state(cls, inner)
+    if models.is_model(cls):
+        when_loaded(models.rebuild, cls)
     if module in sys.modules:
         namespace = vars(sys.modules[module])
         for name, value in {cls.__qualname__: cls, **names}.items():
@@ -178,31 +173,7 @@ def _set_class_state(cls: type, state: tuple[Any, ...]) -> None:
 
 def _reduce_code(code: types.CodeType) -> Any:
     make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
-    return make, tuple(map(_steady_value, args))
-
-
-def _is_starlette(obj: object) -> bool:
-    """Whether `obj` is one of Starlette's objects that cannot be told to load by its attributes."""
-    loaded = sys.modules.get("starlette.applications")
-    return loaded is not None and isinstance(
-        obj,
-        loaded.Starlette | loaded.State | loaded.BaseRoute | loaded.Router,
-    )
-
-
-def _reduce_starlette(obj: Any) -> Any:
-    state = _steady(vars(obj))
-    if "user_middleware" in state:  # an application, which builds its stack at the first request
-        state["middleware_stack"] = None
-    return _new, (type(obj),), state, None, None, _update
-
-
-def _new(cls: type) -> Any:
-    return cls.__new__(cls)
-
-
-def _update(obj: Any, state: dict[str, Any]) -> None:
-    vars(obj).update(state)
+    return make, tuple(map(steady_value, args))
 
 
 def _reduce_context_variable(variable: contextvars.ContextVar[Any]) -> Any:
@@ -216,12 +187,23 @@ def _context_variable(name: str, default: Any) -> contextvars.ContextVar[Any]:
     return contextvars.ContextVar(name, default=default)
 
 
-def _as_new(*factories: Callable[[], Any]) -> Iterator[tuple[type, Callable[[Any], Any]]]:
-    for factory in factories:
-        yield type(factory()), lambda _, factory=factory: (factory, ())
+def _refuse(obj: Any) -> NoReturn:
+    raise TypeError(f"cannot pickle a {type(obj).__qualname__}, which belongs to its process")
+
+
+def _reduce_thread(thread: threading.Thread) -> Any:
+    return NotImplemented if thread.ident is None else _refuse(thread)
+
+
+def _as_new(factory: Callable[[], Any]) -> tuple[type, Callable[[Any], Any]]:
+    return type(factory()), lambda _: (factory, ())
 
 
 _REDUCERS: list[tuple[type, Callable[[Any], Any]]] = [
-    *_as_new(threading.Lock, threading.RLock, threading.local, queue.SimpleQueue),
+    *map(_as_new, (threading.Lock, threading.RLock, threading.local, queue.SimpleQueue)),
     (contextvars.ContextVar, _reduce_context_variable),
+    (threading.Thread, _reduce_thread),
+    # Once locks can be sent, these could be too, and would wait for ever in the replica.
+    (concurrent.futures.Future, _refuse),
+    (subprocess.Popen, _refuse),
 ]

@@ -76,7 +76,6 @@ def module_globals(name: str) -> dict[str, Any]:
 def lives_in_module(function: FunctionType) -> str | None:
     """The importable module whose namespace the function's globals are."""
     name = function.__globals__.get("__name__")
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    if module is None or vars(module) is not function.__globals__ or not importable(module.__name__):
+    if not isinstance(name, str) or not importable(name):
         return None
-    return module.__name__
+    return name if vars(sys.modules[name]) is function.__globals__ else None

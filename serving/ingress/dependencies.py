@@ -73,11 +73,13 @@ class Dependencies:
         annotation = parameter.annotation
         if type(annotation).__name__ == "TypeAliasType":
             annotation = annotation.__value__
-        kind, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+        kind, *metadata = (
+            get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+        )
         default, changed = self._bind_depends(parameter.default, kind)
         results = [self._bind_depends(item, kind) for item in metadata]
         if any(new is not old for (new, _), old in zip(results, metadata, strict=True)):
-            annotation = Annotated[(kind, *(new for new, _ in results))]  # type: ignore[assignment]
+            annotation = Annotated[(kind, *(new for new, _ in results))]
             parameter = parameter.replace(annotation=annotation)
         if default is not parameter.default:
             parameter = parameter.replace(default=default)
@@ -96,4 +98,3 @@ class Dependencies:
             depends = copy.copy(depends)
             object.__setattr__(depends, "dependency", bound)  # frozen in newer versions
         return depends, changed
-

@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 _OWNER = "__serving_owner__"
 
@@ -33,9 +33,9 @@ def claim(cls: type, routes: Iterable[Any]) -> None:
     for route in routes:
         check_self(cls, route)
         function = _function(route.endpoint)
-        base = next((b for b in _bases(cls) if function and _defined_in(function, b)), None)
-        if function is not None and base is not None:
-            function.__dict__.setdefault(_OWNER, base)
+        for base in _bases(cls):
+            if function is not None and _defined_in(function, base):
+                function.__dict__.setdefault(_OWNER, base)
 
 
 def check_self(cls: type, route: Any) -> None:
@@ -122,13 +122,14 @@ def _home(cls: type, function: FunctionType) -> object | None:
     for base in _bases(cls):
         for value in vars(base).values():
             if _function(value) is function:
-                return value
+                return cast(object, value)
     return function if any(_defined_in(function, base) for base in _bases(cls)) else None
 
 
 def _bind(attribute: Any, instance: object, cls: type) -> Callable[..., Any]:
     bind = getattr(type(attribute), "__get__", None)
-    return attribute if bind is None else bind(attribute, instance, cls)
+    bound: Callable[..., Any] = attribute if bind is None else bind(attribute, instance, cls)
+    return bound
 
 
 def _may_be_self(parameter: inspect.Parameter, path: str) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from starlette.routing import Route, WebSocketRoute
 
+from serving.ingress import reconstruct
 from serving.ingress.dependencies import Dependencies
 from serving.ingress.methods import ForeignMethodError, Methods, check_self
 
@@ -58,7 +59,7 @@ def _routers(app: object) -> Iterator[Any]:
 
 def _bind_route(route: Any, router: Any, dependencies: Dependencies) -> bool:
     """Binds one route in place. False where it belongs to another class."""
-    include = getattr(route, "include_context", None)
+    include: Any = getattr(route, "include_context", None)
     if isinstance(getattr(include, "dependencies", None), list):
         include.dependencies[:] = dependencies.bind_all(include.dependencies)[0]
     if not isinstance(route, Route | WebSocketRoute):
@@ -68,68 +69,14 @@ def _bind_route(route: Any, router: Any, dependencies: Dependencies) -> bool:
         endpoint, changed = dependencies.bind(route.endpoint)
     except ForeignMethodError:
         return False
-    route_class = _fastapi_class(route)
-    if route_class is not None:
-        route.dependencies, also_changed = dependencies.bind_all(route.dependencies)
-        if changed or also_changed:
-            _start_again(route, route_class, endpoint, router)
-    elif changed:
-        kind = WebSocketRoute if isinstance(route, WebSocketRoute) else Route
-        wrapped, route.app = route.app, kind(route.path or "/", endpoint).app
-        route.endpoint = endpoint
-        _keep_wrappers(route, wrapped)
-    return True
-
-
-def _fastapi_class(route: object) -> Any | None:
-    """FastAPI's own class of the route, which may be a subclass of it; None for Starlette's."""
-    routing = sys.modules.get("fastapi.routing")
-    if routing is not None:
-        for route_class in (routing.APIRoute, routing.APIWebSocketRoute):
-            if isinstance(route, route_class):
-                return route_class
-    return None
-
-
-def _start_again(route: Any, route_class: Any, endpoint: object, router: Any) -> None:
-    """Runs FastAPI's constructor on the route once more, with another endpoint.
-
-    In place, since routers, included contexts and the user may hold the route; FastAPI's own
-    constructor rather than a subclass's, which may not take what it was once given.
-    """
-    parameters = inspect.signature(route_class.__init__).parameters
-    given = {name: getattr(route, name) for name in parameters if hasattr(route, name)}
-    given["endpoint"] = endpoint
-    if getattr(route, "stream_item_type", None) is not None:
-        del given["response_model"]  # it was inferred, and only then are items typed
-    if "dependency_overrides_provider" in parameters:  # WebSocket routes do not keep theirs
+    also_changed, listed = False, cast(Any, route)
+    if hasattr(route, "dependencies"):
+        listed.dependencies, also_changed = dependencies.bind_all(listed.dependencies)
+    if changed or also_changed:
         provider = getattr(getattr(router, "router", router), "dependency_overrides_provider", None)
-        given.setdefault("dependency_overrides_provider", provider)
-    wrapped = route.app
-    route_class.__init__(route, **given)
-    _keep_wrappers(route, wrapped)
-
-
-def _keep_wrappers(route: Any, wrapped: Any) -> None:
-    """Puts the new innermost app of `route` into the middlewares that its old one was in."""
-    fresh, holder = _innermost(route.app)[0], _innermost(wrapped)[1]
-    if getattr(_innermost(wrapped)[0], "__code__", None) != fresh.__code__:
-        raise TypeError(
-            f"{route!r} wraps its 'app' in {wrapped!r}, which has no attribute 'app', so that the "
-            "method cannot be bound beneath it: make the wrapper a class that keeps what it wraps "
-            "in 'self.app'"
-        )
-    if holder is not None:
-        holder.app = fresh
-        route.app = wrapped
-
-
-def _innermost(app: Any) -> tuple[Any, Any | None]:
-    """The app beneath all middlewares, and the middleware around it if there is one."""
-    holder = None
-    while hasattr(app, "app"):
-        holder, app = app, app.app
-    return app, holder
+        given = reconstruct.arguments(route, provider)
+        reconstruct.construct(route, {**given, "endpoint": endpoint}, route.app)
+    return True
 
 
 def _bind_hooks(app: Any, methods: Methods) -> None:
