@@ -1,0 +1,116 @@
+"""Runs each example as its own text says, and asks it something."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from websockets.sync.client import connect
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVING = Path(sys.executable).parent / "serving"
+STOP_DEADLINE_S = 20
+
+
+@contextlib.contextmanager
+def running(example: str, state_dir: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Serve an example with the command that it names; stop it as its user would, with Ctrl-C."""
+    process = subprocess.Popen(
+        [SERVING, "run", "app:app"],
+        cwd=EXAMPLES / example,
+        env={**os.environ, "SERVING_HTTP_PORT": "0", "SERVING_STATE_DIR": str(state_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield address_of(process), process
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_DEADLINE_S)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """The host and port that the command says it serves on, once it does."""
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if ready := re.search(r"is ready at http://([^/]+)/", line):
+            return ready[1]
+    pytest.fail(f"the example ended: {printed}")
+
+
+def test_quickstart_greets(tmp_path: Path) -> None:
+    with running("quickstart", tmp_path) as (address, _):
+        answer = requests.get(f"http://{address}/?name=Ada", timeout=10)
+
+    assert answer.json() == {"message": "Hello, Ada!"}
+
+
+def test_demo_shows_a_request_and_its_answer(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, EXAMPLES / "quickstart" / "demo.py"],
+        env={**os.environ, "SERVING_STATE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "GET http://127.0.0.1:" in shown.stdout
+    assert '{"message":"Hello, Ada!"}' in shown.stdout
+
+
+def test_fastapi_app_scores_and_validates(tmp_path: Path) -> None:
+    with running("fastapi_app", tmp_path) as (address, _):
+        url = f"http://{address}"
+        good = requests.post(f"{url}/score", json={"text": "a great, great day"}, timeout=10)
+        empty = requests.post(f"{url}/score", json={"text": ""}, timeout=10)
+        words = requests.get(f"{url}/words?at_least=0", timeout=10)
+        unknown = requests.get(f"{url}/words/fine", timeout=10)
+        documentation = requests.get(f"{url}/docs", timeout=10)
+
+    assert good.json() == {"score": 1.0, "words": ["great", "great"]}
+    assert empty.status_code == 422
+    assert words.json() == ["good", "great"]
+    assert (unknown.status_code, documentation.status_code) == (404, 200)
+
+
+def test_streaming_sends_words_as_they_come_and_notices_who_leaves(tmp_path: Path) -> None:
+    with running("streaming", tmp_path) as (address, process):
+        with requests.get(f"http://{address}/?words=4", stream=True, timeout=10) as answer:
+            words = [line for line in answer.iter_lines(decode_unicode=True) if line]
+        with requests.get(f"http://{address}/?words=1000", stream=True, timeout=10) as answer:
+            next(answer.iter_lines())
+        assert process.stdout is not None
+        left = any("The listener left." in line for line in process.stdout)
+
+    assert words == ['data: "Once"', 'data: "upon"', 'data: "a"', 'data: "time"']
+    assert left
+
+
+def test_websocket_chat_passes_on_what_members_say(tmp_path: Path) -> None:
+    with running("websocket_chat", tmp_path) as (address, _):
+        page = requests.get(f"http://{address}/", timeout=10)
+        with connect(f"ws://{address}/room/Ada") as ada:
+            heard = [ada.recv(5)]
+            with connect(f"ws://{address}/room/Bob") as bob:
+                heard.append(ada.recv(5))
+                bob.recv(5)
+                bob.send("hello")
+                heard.append(ada.recv(5))
+            heard.append(ada.recv(5))
+
+    assert "new WebSocket" in page.text
+    assert heard == ["Ada came in", "Bob came in", "Bob: hello", "Bob left"]
