@@ -12,20 +12,25 @@ from pathlib import Path
 
 import pytest
 
+import serving
+from tests.integration.conformance import deployments
+
 ROOT = Path(__file__).parents[3]
-MODULE = __package__
+HERE = "tests.integration.conformance"
 
 PREFIXES = {
     "plain": "",
     "starlette": "/starlette",
     "fastapi": "/fast/api",
     "no_lifespan": "/no-lifespan",
+    "idle_lifespan": "/idle-lifespan",
 }
 IMPORTS = {
-    "plain": f"{MODULE}.apps:plain",
-    "starlette": f"{MODULE}.starlette_app:starlette_app",
-    "fastapi": f"{MODULE}.fastapi_app:fastapi_app",
-    "no_lifespan": f"{MODULE}.apps:no_lifespan",
+    "plain": "apps:plain",
+    "starlette": "starlette_app:starlette_app",
+    "fastapi": "fastapi_app:fastapi_app",
+    "no_lifespan": "apps:no_lifespan",
+    "idle_lifespan": "apps:idle_lifespan",
 }
 
 
@@ -43,9 +48,6 @@ Endpoints = Mapping[str, Endpoint]
 @contextmanager
 def ours(state_dir: Path) -> Iterator[Endpoints]:
     """A cluster of our own, with the applications under their prefixes."""
-    import serving
-    from tests.integration.conformance import deployments
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SERVING_STATE_DIR", str(state_dir))
         port = serving.start(http_options={"port": 0}).http_port
@@ -67,9 +69,9 @@ def uvicorn_alone(imports: Mapping[str, str] = IMPORTS) -> Iterator[Endpoints]:
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             listener.set_inheritable(True)
             endpoints[name] = Endpoint(listener.getsockname())
-            arguments += [path, str(listener.fileno()), PREFIXES.get(name, "")]
+            arguments += [f"{HERE}.{path}", str(listener.fileno()), PREFIXES.get(name, "")]
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{MODULE}.alone", *arguments], cwd=ROOT, close_fds=False
+            [sys.executable, "-m", f"{HERE}.alone", *arguments], cwd=ROOT, close_fds=False
         )
     try:
         yield endpoints

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import serving
+from serving.exceptions import DeploymentFailedError
+from tests.integration.conformance import deployments
 from tests.integration.conformance.cases import CASES, Case
 from tests.integration.conformance.differences import DIFFERENCES, as_uvicorn_has_it, compare
-from tests.integration.conformance.servers import Endpoints, ours, uvicorn_alone
+from tests.integration.conformance.servers import Endpoint, Endpoints, ours, uvicorn_alone
 from tests.integration.conformance.transcript import NO_ANSWER, run
+from tests.integration.conformance.wire import Wire
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=str)
 
@@ -48,3 +53,26 @@ def test_transcript_is_uvicorns(case: Case, uvicorn: Endpoints, cluster: Endpoin
 
 def test_differences_name_cases() -> None:
     assert DIFFERENCES.keys() <= CASES.keys()
+
+
+def test_lifespan_runs_as_under_uvicorn(cluster: Endpoints, tmp_path: Path) -> None:
+    def visit(endpoint: Endpoint, file: Path) -> None:
+        with Wire(endpoint.address, endpoint.prefix, (b"x-file: %s" % bytes(file),)) as wire:
+            wire.send(wire.request("GET /"))
+            assert wire.read_response() == 200
+
+    with uvicorn_alone({"lifespan_log": "apps:lifespan_log"}) as endpoints:
+        visit(endpoints["lifespan_log"], tmp_path / "uvicorn")
+    serving.run(serving.deployment(deployments.LifespanLog).bind(), name="log", route_prefix="/log")
+    visit(Endpoint(cluster["plain"].address, "/log"), tmp_path / "ours")
+    serving.delete("log")
+
+    assert (tmp_path / "ours").read_text() == (tmp_path / "uvicorn").read_text()
+
+
+def test_lifespan_that_fails_is_no_deployment(cluster: Endpoints) -> None:
+    failing = serving.deployment(deployments.FailingLifespan)
+    with pytest.raises(DeploymentFailedError, match="the database is away"):
+        serving.run(failing.bind(), name="failing", route_prefix="/failing")
+    assert serving.status().applications["failing"].status == "DEPLOY_FAILED"
+    serving.delete("failing")

@@ -20,24 +20,21 @@ def run(case: Case, endpoints: Endpoints) -> Transcript:
     endpoint = endpoints[case.app if case.nested else "plain"]
     headers = (b"x-app: " + case.app.encode(),) if case.app != "plain" else ()
     names_case = b"x-case: " + str(case).encode()
-    with Wire(endpoint.address, endpoint.prefix, (names_case, *headers)) as wire:
+    with Wire(endpoint.address, endpoint.prefix, (*headers, names_case)) as wire:
         return converse(case, wire) + seen(case, endpoint, headers, wire.ports)
 
 
 def converse(case: Case, wire: Wire) -> Transcript:
     """The bytes that came, and how the connection was left."""
-    left = "-- closed"
+    outcome = ""
     try:
         case.script(wire)
-        if not wire.ended:  # Whether the connection can be used again, only use can tell.
-            wire.send(wire.request("GET /still-open"))
-            wire.read_response()
-            left = "-- open"
     except ConnectionEnded:
         pass
     except TimeoutError:
-        left = NO_ANSWER
-    return [*split(wire.transcript()), left]
+        outcome = NO_ANSWER
+    lines = split(wire.transcript())
+    return [*lines, outcome or ("-- open" if wire.is_usable() else "-- closed")]
 
 
 def split(data: bytes) -> Transcript:

@@ -185,6 +185,18 @@ class Wire:
         self.send(frame(CLOSE, payload))
         self.read_to_end()
 
+    def is_usable(self) -> bool:
+        """Whether the server answers once more on this connection: only use can tell."""
+        if self.ended:
+            return False
+        self.headers = tuple(line for line in self.headers if not line.startswith(b"x-case"))
+        try:
+            self.send(self.request("GET /still-open"))
+            self.read_response()
+        except ConnectionEnded:
+            return False
+        return True
+
     def transcript(self) -> bytes:
         """All that came, without what differs between any two runs."""
         data = bytes(self.received)

@@ -34,7 +34,8 @@ def collect() -> dict[str, Case]:
     for app, scripts in (("starlette", starlette.CASES), ("fastapi", fastapi.CASES)):
         for name, script in scripts.items():
             cases += [Case(name, script, app), Case(name, script, app, nested=True)]
-    cases += [Case(name, http.CASES[name], "no_lifespan", nested=True) for name in http.BASICS]
+    for app in ("no_lifespan", "idle_lifespan"):
+        cases += [Case(name, http.CASES[name], app, nested=True) for name in http.BASICS]
     return {str(case): case for case in cases}
 
 

@@ -46,7 +46,7 @@ def ws_wrong_kind(wire: Wire) -> None:
     """The handler waits for text and breaks off on bytes."""
     open_websocket(wire, "/ws/echo")
     wire.send(frame(0x2, b"bytes"))
-    wire.read_to_end()
+    wire.finish_websocket()
 
 
 def refused(target: str) -> Script:

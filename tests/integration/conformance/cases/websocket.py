@@ -263,8 +263,7 @@ def oversized(wire: Wire) -> None:
 
 
 def send_after_client_closed(wire: Wire) -> None:
-    steps = [CONNECT, ACCEPT, GONE, attempt(send("websocket.send", text="too late"))]
-    talk(steps=[*steps, attempt(HANG_UP)])(wire)
+    talk(steps=[CONNECT, ACCEPT, GONE, attempt(send("websocket.send", text="too late"))])(wire)
 
 
 ENDINGS: dict[str, Script] = {
