@@ -55,9 +55,9 @@ class Publisher:
         self._progress = asyncio.Event()
 
     @property
-    def watchers(self) -> list[str]:
-        """The names of those who watch now."""
-        return sorted(watcher.name for watcher in self._watchers)
+    def in_sync(self) -> set[str]:
+        """The names of the watchers that act on what they were told first, or later."""
+        return {watcher.name for watcher in self._watchers if watcher.confirmed >= 0}
 
     # The table
 

@@ -62,7 +62,7 @@ class Reconciler:
         """
         self._check_route_is_free(spec)
         state = self._applications.get(spec.name)
-        if state and not state.deleting and not state.has_failed and state.record.spec == spec:
+        if state and not state.deleting and not state.has_failed and _same(state.record.spec, spec):
             return state.record.generation
         generation = state.record.generation + 1 if state else 1
         record = ApplicationRecord(spec, generation, time.time())
@@ -91,12 +91,15 @@ class Reconciler:
         state = self._applications.get(name)
         if state is None or state.deleting:
             return False
-        self._store.remove(name)
-        state.delete()
         log.info("application %r: deleting", name)
-        self._note_status(state)
-        self._touch(name)
+        self._remove(state)
         return True
+
+    def _remove(self, state: ApplicationState) -> None:
+        self._store.remove(state.name)
+        state.delete()
+        self._note_status(state)
+        self._touch(state.name)
 
     def report(self, replica_id: str, error: str) -> None:
         """A replica is ready, or could not start."""
@@ -271,7 +274,6 @@ class Reconciler:
         deployments = {
             name: _published(state.name, name, deployment)
             for name, deployment in state.deployments.items()
-            if deployment.target is not None
         }
         revision = self._publisher.publish(state.name, route, deployments)
         generation = state.record.generation
@@ -290,7 +292,7 @@ class Reconciler:
         if state.deleting and not state.deployments:
             del self._applications[state.name]
             self.statuses.pop(state.name, None)
-            log.info("application %r: deleted", state.name)
+            log.debug("application %r: deleted", state.name)
         else:
             status = application_status(state)
             if self.statuses.get(state.name) == status:
@@ -312,8 +314,9 @@ class Reconciler:
     async def shut_down(self) -> None:
         """Deletes every application and returns when no replica is left."""
         self._idle.clear()
-        for name in list(self._applications):
-            self.delete(name)
+        for state in list(self._applications.values()):
+            if not state.deleting:
+                self._remove(state)
         self._wake.set()
         await self._idle.wait()
 
@@ -322,6 +325,23 @@ class Reconciler:
         for application, name in self._replicas.values():
             for replica in application.deployments[name].replicas.values():
                 replica.kill()
+
+
+def _same(one: pb.ApplicationSpec, other: pb.ApplicationSpec) -> bool:
+    """Whether two specifications ask for the same.
+
+    What a version is a hash of is left out: pickled once more, the same code has other bytes.
+    """
+    return _without_code(one) == _without_code(other)
+
+
+def _without_code(spec: pb.ApplicationSpec) -> pb.ApplicationSpec:
+    bare = pb.ApplicationSpec(name=spec.name, route_prefix=spec.route_prefix, ingress=spec.ingress)
+    for deployment in spec.deployments:
+        bare.deployments.add(
+            name=deployment.name, options=deployment.options, version=deployment.version
+        )
+    return bare
 
 
 def _published(application: str, name: str, deployment: DeploymentState) -> pb.Deployment:

@@ -64,7 +64,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
                 changed.cancel()
 
     def _status(self) -> pb.ServeStatus:
-        watching = set(self._publisher.watchers)
+        watching = self._publisher.in_sync
         return pb.ServeStatus(
             applications=self._reconciler.statuses.values(),
             proxies=[
@@ -85,7 +85,6 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
             confirming = asyncio.create_task(
                 self._confirm(watcher, requests), name=f"confirmations of {first.watcher}"
             )
-            self._reconciler.notify_status()
             try:
                 async for update in self._publisher.updates(watcher):
                     yield update
@@ -95,7 +94,10 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     async def _confirm(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
         async for request in requests:
+            is_first = watcher.confirmed < 0
             self._publisher.confirm(watcher, request.revision)
+            if is_first:
+                self._reconciler.notify_status()
 
     async def ReportReplica(
         self, request: pb.ReplicaReport, context: Any

@@ -24,9 +24,9 @@ class DeploymentState:
 
     @property
     def spec(self) -> pb.DeploymentSpec:
-        """The newest specification, whose limits apply."""
-        assert self.target is not None
-        return self.specs[self.target.version]
+        """The newest specification, whose limits apply; of a deleted deployment the last."""
+        version = self.target.version if self.target else next(reversed(self.specs))
+        return self.specs[version]
 
     def seen(self) -> list[Replica]:
         """Its replicas as the planner sees them."""

@@ -6,7 +6,7 @@ import atexit
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ def run(
                 _stop_own()
             raise
     if blocking:
-        _serve_until_interrupted(name)
+        serve_until_interrupted(name)
     return DeploymentHandle(spec.ingress, name)
 
 
@@ -166,9 +166,12 @@ def _client() -> Iterator[Client]:
 
 def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     generation = client.deploy(spec)
-    progress.follow(client.progress(spec.name, generation))
-    if _own is not None:
-        _own.wait_until_ready()
+    try:
+        progress.follow(client.progress(spec.name, generation))
+    except ClusterError:
+        if _own is not None:
+            _own.wait_until_ready()  # it knows why it ended
+        raise
     if spec.route_prefix:
         known = client.status()
         if known.http_port:
@@ -179,23 +182,54 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     progress.say(f"Application {spec.name!r} is ready")
 
 
-def _serve_until_interrupted(name: str) -> None:
+def serve_until_interrupted(
+    name: str, changes: Iterator[bool] | None = None, on_change: Callable[[], object] | None = None
+) -> None:
+    """Waits for Ctrl-C or SIGTERM, then ends the application, or the whole cluster if it is ours.
+
+    Calls `on_change` whenever `changes` yields True. Raises ClusterError where the cluster ends.
+    """
     with _interrupted_by_sigterm():
         try:
-            if _own is not None:
-                code = _own.wait_for_end()
+            if changes is None:
+                _wait_for_end()
             else:
-                code = 0
-                with _client() as client:
-                    client.wait_for_end()
+                for changed in changes:
+                    if not _is_running():
+                        break
+                    if changed and on_change is not None:
+                        on_change()
         except KeyboardInterrupt:
             progress.say("Ending; once more to end at once")
-            if _own is not None:
-                shutdown()
-            else:
-                delete(name)
+            _stop_own() if _own is not None else delete(name)
             return
-    raise ClusterError(f"the cluster ended by itself (code {code})")
+    raise ClusterError("the cluster ended by itself")
+
+
+def _wait_for_end() -> None:
+    if _own is not None:
+        _own.wait_for_end()
+    else:
+        with _client() as client:
+            client.wait_for_end()
+
+
+def _is_running() -> bool:
+    return _own.is_running if _own is not None else cluster.find() is not None
+
+
+@contextmanager
+def connected(http_options: HTTPOptions) -> Iterator[str]:
+    """Makes sure that there is a cluster, yields its address, and ends it if it was started."""
+    with _interrupted_by_sigterm():
+        started = _connect(http_options)
+        try:
+            address = _address()
+            assert address is not None
+            yield address
+        finally:
+            if started:
+                _stop_own()
 
 
 @contextmanager

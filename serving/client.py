@@ -51,7 +51,7 @@ class Client:
             return response.generation
 
     def progress(self, name: str, generation: int) -> Iterator[pb.ApplicationStatus]:
-        """Yields the status of a deploy as it changes, until the application runs.
+        """Yields the status of a deploy as it changes, until it runs and every proxy serves.
 
         Raises DeploymentFailedError where it fails, ClusterError where the application or the
         cluster goes away meanwhile.
@@ -65,7 +65,7 @@ class Client:
                     yield found
                     if found.status in _FAILED:
                         raise DeploymentFailedError(_failure(found))
-                    if found.status in _SETTLED:
+                    if found.status in _SETTLED and _proxies_serve(status):
                         return
                 elif seen:
                     raise ClusterError(f"application {name!r} was deleted while it was deployed")
@@ -120,6 +120,10 @@ class Client:
 
 def _named(status: pb.ServeStatus, name: str) -> pb.ApplicationStatus | None:
     return next((found for found in status.applications if found.name == name), None)
+
+
+def _proxies_serve(status: pb.ServeStatus) -> bool:
+    return all(proxy.status == "HEALTHY" for proxy in status.proxies)
 
 
 def _failure(status: pb.ApplicationStatus) -> str:

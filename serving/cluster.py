@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,97 +68,147 @@ class OwnCluster:
     def __init__(self, http_options: HTTPOptions, logging_config: LoggingConfig) -> None:
         """Starts the supervisor; `wait_for_controller` and `wait_until_ready` wait for the rest."""
         self.address = ""
-        self._lifeline_read, self._lifeline_write = os.pipe()
-        os.register_at_fork(after_in_child=self._forget_in_child)
-        self._lines, write = os.pipe()
-        self._buffer = b""
-        config = {
-            "http_options": http_options.model_dump(mode="json"),
-            "logging": logging_config.model_dump(mode="json"),
-            "ready_fd": write,
-        }
+        lifeline_read, self._lifeline = os.pipe()
+        os.register_at_fork(after_in_child=self._cut_lifeline)
         try:
-            self._supervisor = _start_supervisor(config, write, self._lifeline_read)
+            self._start = _Start(_config(http_options, logging_config), lifeline_read)
+        except BaseException:
+            self._cut_lifeline()
+            raise
         finally:
-            os.close(write)
-            os.close(self._lifeline_read)
-
-    def _forget_in_child(self) -> None:
-        # A forked child that kept it would keep the cluster alive after us.
-        with contextlib.suppress(OSError):
-            os.close(self._lifeline_write)
+            os.close(lifeline_read)
 
     def wait_for_controller(self) -> None:
         """Returns once the controller answers. Raises ClusterError where it cannot start."""
-        if not self.address:
-            self.address = self._next_line()["controller"]
+        with self._stopped_on_error():
+            self.address = self.address or self._start.next_line()["controller"]
 
     def wait_until_ready(self) -> None:
         """Returns once the proxies serve. Raises ClusterError where they cannot."""
         self.wait_for_controller()
-        if self._lines >= 0:
-            self._next_line()
-            os.close(self._lines)
-            self._lines = -1
+        if not self._start.is_complete:
+            with self._stopped_on_error():
+                self._start.next_line()
+                self._start.close()
 
-    def _next_line(self) -> dict[str, Any]:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+    @property
+    def is_running(self) -> bool:
+        return self._start.supervisor.poll() is None
+
+    def wait_for_end(self, timeout_s: float | None = None) -> int | None:
+        """Returns the supervisor's exit code once the cluster ended, or None after the timeout."""
+        try:
+            return self._start.supervisor.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """Ends the cluster, letting requests finish; an interrupt meanwhile ends it at once."""
+        try:
+            self._end()
+        except KeyboardInterrupt:
+            self._end()
+            raise
+        finally:
+            self._cut_lifeline()
+            self._start.close()
+
+    def _end(self) -> None:
+        self._start.supervisor.terminate()
+        self._start.supervisor.wait()
+
+    @contextlib.contextmanager
+    def _stopped_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
+    def _cut_lifeline(self) -> None:
+        # Also in a forked child: holding it there would keep the cluster alive after us.
+        fd, self._lifeline = self._lifeline, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def start_detached(http_options: HTTPOptions, logging_config: LoggingConfig) -> dict[str, Any]:
+    """Starts the user's own cluster, which stays until `serving shutdown`; returns what it told.
+
+    It logs to `serving.log` in the state folder, unless `logs_dir` says otherwise.
+    """
+    folder = state_dir()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = _config(http_options, logging_config) | {"state_dir": str(folder)}
+    with (folder / "serving.log").open("ab") as output:
+        start = _Start(config, output_fd=output.fileno())
+    try:
+        start.next_line()
+        return start.next_line()
+    finally:
+        start.close()
+
+
+class _Start:
+    """A supervisor that was started, and what it tells of its start."""
+
+    def __init__(
+        self, config: dict[str, Any], lifeline_fd: int | None = None, output_fd: int | None = None
+    ) -> None:
+        self._lines, write = os.pipe()
+        self._buffer = b""
+        self._deadline = time.monotonic() + _START_TIMEOUT_S
+        fds = [write] if lifeline_fd is None else [write, lifeline_fd]
+        env = {**os.environ, CONFIG_VARIABLE: json.dumps(config | {"ready_fd": write})}
+        env.pop(lifeline.FD_VARIABLE, None)
+        if lifeline_fd is not None:
+            env[lifeline.FD_VARIABLE] = str(lifeline_fd)
+        try:
+            self.supervisor = subprocess.Popen(
+                [sys.executable, "-P", "-m", "serving.supervisor"],
+                env=env,
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=output_fd,
+                stderr=output_fd,
+                # Its own session: Ctrl-C in the terminal reaches the script, which ends the rest.
+                start_new_session=True,
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(write)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._lines < 0
+
+    def next_line(self) -> dict[str, Any]:
+        """The next message. Raises ClusterError where it is an error, or none comes."""
         while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._lines], [], [], max(0, deadline - time.monotonic()))
-            if not ready:
-                self.stop()
+            left_s = max(0.0, self._deadline - time.monotonic())
+            if not select.select([self._lines], [], [], left_s)[0]:
                 raise ClusterError(f"the cluster was not ready within {_START_TIMEOUT_S:.0f} s")
             chunk = os.read(self._lines, 65536)
             if not chunk:
-                code = self._supervisor.wait()
+                code = self.supervisor.wait()
                 raise ClusterError(f"the supervisor ended with code {code} before it was ready")
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         if error := message.get("error"):
-            self._supervisor.wait()
             raise ClusterError(error)
         return message
 
-    @property
-    def is_running(self) -> bool:
-        return self._supervisor.poll() is None
-
-    def wait_for_end(self) -> int:
-        """Returns the supervisor's exit code once the cluster ended."""
-        return self._supervisor.wait()
-
-    def stop(self) -> None:
-        """Ends the cluster, letting requests finish; an interrupt meanwhile ends it at once."""
-        try:
-            self._signal()
-            self._supervisor.wait()
-        except KeyboardInterrupt:
-            self._signal()
-            self._supervisor.wait()
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                os.close(self._lifeline_write)
-
-    def _signal(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._supervisor.send_signal(signal.SIGTERM)
+    def close(self) -> None:
+        if self._lines >= 0:
+            os.close(self._lines)
+            self._lines = -1
 
 
-def _start_supervisor(
-    config: dict[str, Any], ready_fd: int, lifeline_fd: int | None
-) -> subprocess.Popen[bytes]:
-    fds = [ready_fd] if lifeline_fd is None else [ready_fd, lifeline_fd]
-    env = {**os.environ, CONFIG_VARIABLE: json.dumps(config)}
-    env.pop(lifeline.FD_VARIABLE, None)
-    if lifeline_fd is not None:
-        env[lifeline.FD_VARIABLE] = str(lifeline_fd)
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "serving.supervisor"],
-        env=env,
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        # A session of its own: Ctrl-C in the terminal reaches the script, which ends the rest.
-        start_new_session=True,
-    )
+def _config(http_options: HTTPOptions, logging_config: LoggingConfig) -> dict[str, Any]:
+    return {
+        "http_options": http_options.model_dump(mode="json"),
+        "logging": logging_config.model_dump(mode="json"),
+    }

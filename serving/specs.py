@@ -7,7 +7,7 @@ import inspect
 import json
 from typing import Any
 
-from serving import code
+from serving.code import capture, dumps, fingerprint
 from serving.deployment import Application, Deployment
 from serving.v1 import controller_pb2 as pb
 
@@ -81,10 +81,10 @@ def _deployment_spec(application: Application) -> pb.DeploymentSpec:
     adapter = deployment.config.http_adapter
     spec = pb.DeploymentSpec(
         name=deployment.name,
-        code=code.capture(deployment.func_or_class),
-        init_args=code.dumps((application.args, application.kwargs)),
+        code=capture(deployment.func_or_class),
+        init_args=dumps((application.args, application.kwargs)),
         options=_options(deployment),
-        http_adapter=code.capture(adapter) if adapter is not None else None,
+        http_adapter=capture(adapter) if adapter is not None else None,
     )
     spec.version = _version(spec)
     return spec
@@ -113,11 +113,10 @@ def _json(value: object) -> str:
 
 def _version(spec: pb.DeploymentSpec) -> str:
     """A hash of all that takes a new process to change."""
-    codes = [spec.code, spec.http_adapter] if spec.HasField("http_adapter") else [spec.code]
+    codes = [spec.code, pb.Code(pickled=spec.init_args), spec.http_adapter]
     digest = hashlib.sha256()
     for part in (
-        code.fingerprint(codes).encode(),
-        spec.init_args,
+        fingerprint(codes).encode(),
         spec.options.user_config_json.encode(),
         spec.options.ray_actor_options_json.encode(),
     ):
