@@ -220,6 +220,7 @@ class HttpExchange:
         self._receiver.watch(self._on_message)
 
     async def _close(self) -> None:
+        self._task = None  # From here on nothing interrupts it.
         if self._timer is not None:
             self._timer.cancel()
         if self._upload is not None:

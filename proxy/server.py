@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from serving.aio import Tasks
+from serving.aio import Tasks, settle_gc
 from serving.config import HTTPOptions, LoggingConfig
 from serving.logs import configure
 from serving.proxy.access_log import AccessLog
@@ -57,6 +57,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        settle_gc()
         os.write(self._ready_fd, b'{"ready": true}\n')
         os.close(self._ready_fd)
 

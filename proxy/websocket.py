@@ -31,6 +31,7 @@ from serving.v1.http_pb2 import (
 if TYPE_CHECKING:
     from serving.proxy.app import Proxy
 
+NORMAL_CLOSURE = 1000
 INTERNAL_ERROR = 1011
 SWITCHING_PROTOCOLS = 101
 
@@ -105,7 +106,7 @@ class WebSocketExchange:
             if message["type"] == "websocket.disconnect":
                 self._client_left = True
                 close = WebSocketClose(
-                    code=message.get("code") or 1005, reason=message.get("reason") or ""
+                    code=message.get("code") or 1005, reason=message.get("reason")
                 )
                 stream.write(CLOSE, close.SerializeToString(), end=True)
                 return
@@ -127,7 +128,7 @@ class WebSocketExchange:
             await self._accept(WebSocketAccept.FromString(part.data))
         elif tag == CLOSE:
             close = WebSocketClose.FromString(part.data)
-            await self._close(close.code, close.reason)
+            await self._close(close.code or NORMAL_CLOSURE, close.reason)
         elif tag == RESPONSE:
             await self._refuse(HttpResponse.FromString(part.data), part.end)
         elif tag == BODY:
@@ -173,8 +174,6 @@ class WebSocketExchange:
             return
         body = failure.text.encode()
         flat = [item for pair in failure.headers for item in pair]
-        flat += [b"content-type", b"text/plain; charset=utf-8"]
-        flat += [b"content-length", b"%d" % len(body), b"connection", b"close"]
         await self._refuse(HttpResponse(status=failure.status, headers=flat, body=body), end=True)
 
     def _log(self) -> None:

@@ -1,13 +1,25 @@
-"""Ownership of asyncio tasks."""
+"""What each asyncio process of the system needs: owned tasks, a settled garbage collector."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine
 from typing import Any
 
 logger = logging.getLogger("serving")
+
+
+YOUNG_OBJECTS = 10_000
+
+
+def settle_gc() -> None:
+    """Called once a process is ready: what it has made so far stays out of the collector's way,
+    and young objects are looked at less often (a proxy spent a tenth of its time there)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 class Tasks:

@@ -71,6 +71,8 @@ class StreamCore:
     """One stream's state on one end. The methods in the second half are for subclasses."""
 
     __slots__ = (
+        "abort_code",
+        "abort_reason",
         "accepted",
         "error",
         "granted",
@@ -102,6 +104,8 @@ class StreamCore:
         self.send_ended = False
         self.on_wire = False
         self.queued = False
+        self.abort_code: ResetCode | None = None
+        self.abort_reason = ""
 
         # Receive state
         self.inbox: deque[Part] = deque()
@@ -232,6 +236,13 @@ class Session:
                 )
             )
 
+    def abort(self, stream: StreamCore, code: ResetCode, reason: str = "") -> None:
+        """Ends a stream early, but behind what was written: the peer gets that first."""
+        if not stream.pending:
+            self.reset(stream, code, reason)
+        stream.send_ended = True
+        stream.abort_code, stream.abort_reason = code, reason
+
     def goaway(self, reason: str = "") -> None:
         """Replica: accepts no further streams; those that it has go on."""
         if self.draining:
@@ -338,7 +349,11 @@ class Session:
             stream.writable()
         if last and self._on_open is not None:
             # The replica's end: the stream is over.
-            self._forget(stream, keep_pending=True)
+            self._forget(stream)
+            stream.receive_ended = True
+            stream.readable()
+        elif stream.abort_code is not None and not stream.pending:
+            self.reset(stream, stream.abort_code, stream.abort_reason)
 
     def _send_control(self, frame: Frame) -> None:
         if len(self._control) >= MAX_CONTROL:
@@ -352,14 +367,13 @@ class Session:
             Frame(stream_id=stream.id, type=WINDOW_UPDATE, window_increment=increment)
         )
 
-    def _forget(self, stream: StreamCore, *, keep_pending: bool = False) -> None:
+    def _forget(self, stream: StreamCore) -> None:
         del self.streams[stream.id]
-        if not keep_pending:
-            stream.pending.clear()
-            waited = stream.must_wait
-            stream.unsent = 0
-            if waited:
-                stream.writable()
+        stream.pending.clear()
+        waited = stream.must_wait
+        stream.unsent = 0
+        if waited:
+            stream.writable()
 
     def _fail(self, stream: StreamCore, error: StreamError) -> None:
         stream.error = error

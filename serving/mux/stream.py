@@ -12,15 +12,15 @@ from serving.v1.frames_pb2 import ResetCode
 class Stream(StreamCore):
     """One request and its response, on one event loop.
 
-    At most one task reads and one writes at a time. Neither touches the connection's gRPC call,
+    At most one task writes at a time. Neither readers nor the writer touch the connection's gRPC call,
     so cancelling a task that waits here harms no other stream.
     """
 
-    __slots__ = ("_on_early_end", "_reader", "_writer")
+    __slots__ = ("_on_early_end", "_readers", "_writer")
 
     def __init__(self, session: Session, stream_id: int) -> None:
         super().__init__(session, stream_id)
-        self._reader: asyncio.Future[None] | None = None
+        self._readers: list[asyncio.Future[None]] = []
         self._writer: asyncio.Future[None] | None = None
         self._on_early_end: Callable[[], object] | None = None
 
@@ -47,6 +47,11 @@ class Stream(StreamCore):
                 raise self.error
             await self._wait_readable()
 
+    async def over(self) -> None:
+        """Replica: waits until the last frame has left, or the stream ended early."""
+        while self.error is None and self.session.streams.get(self.id) is self:
+            await self._wait_readable()
+
     def write(self, tag: int, data: bytes, *, end: bool = False) -> None:
         """Queues a message at once. Follow with :meth:`drain` where ``must_wait``."""
         self.session.write(self, tag, data, end=end)
@@ -71,6 +76,10 @@ class Stream(StreamCore):
         """Ends the stream, in both directions. Harmless where it has ended."""
         self.session.reset(self, code, reason)
 
+    def abort(self, code: ResetCode, reason: str = "") -> None:
+        """Ends the stream early, behind what was written to it."""
+        self.session.abort(self, code, reason)
+
     def on_early_end(self, callback: Callable[[], object]) -> None:
         """Calls ``callback`` once if the peer resets the stream or the connection is lost."""
         self._on_early_end = callback
@@ -80,8 +89,9 @@ class Stream(StreamCore):
     # Called by the session.
 
     def readable(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        for waiter in self._readers:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def writable(self) -> None:
         if self._writer is not None and not self._writer.done():
@@ -93,11 +103,11 @@ class Stream(StreamCore):
 
     async def _wait_readable(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
-        self._reader = waiter
+        self._readers.append(waiter)
         try:
             await waiter
         finally:
-            self._reader = None
+            self._readers.remove(waiter)
 
     async def _assemble(self, first: Part, max_bytes: int) -> Part:
         chunks, size, part = [first.data], len(first.data), first

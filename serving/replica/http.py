@@ -30,7 +30,6 @@ class HttpBridge:
         "_body",
         "_chunked",
         "_complete",
-        "_ended",
         "_expects_continue",
         "_head",
         "_is_head",
@@ -55,7 +54,6 @@ class HttpBridge:
         self._complete = False
         self._chunked: bool | None = None
         self._length = 0
-        self._ended: asyncio.Future[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -79,16 +77,17 @@ class HttpBridge:
             if body or not self._more_body:
                 return {"type": "http.request", "body": body, "more_body": self._more_body}
         if not self._more_body:
-            await self._wait_end()
+            await self._stream.over()
             return {"type": "http.disconnect"}
         self._body = None
         try:
             part = await self._stream.receive()
         except StreamError:
             return {"type": "http.disconnect"}
-        self._more_body = part is not None and not part.end
-        data = part.data if part is not None else b""
-        return {"type": "http.request", "body": data, "more_body": self._more_body}
+        if part is None:
+            return {"type": "http.disconnect"}
+        self._more_body = not part.end
+        return {"type": "http.request", "body": part.data, "more_body": self._more_body}
 
     async def send(self, message: Message) -> None:
         """Takes the next ASGI message of the response. Waits while the client reads too slowly.
@@ -120,7 +119,7 @@ class HttpBridge:
             return
         if self._started:
             self._flush_head()
-            self._stream.reset(ResetCode.INTERNAL_ERROR, "the response was not completed")
+            self._stream.abort(ResetCode.INTERNAL_ERROR, "the response was not completed")
         else:
             body = b"Internal Server Error"
             response = HttpResponse(
@@ -136,11 +135,11 @@ class HttpBridge:
                 body=body,
             )
             self._stream.write(RESPONSE, response.SerializeToString(), end=True)
-        self._end()
 
     def _start(self, message: Message) -> None:
-        self._started = True
         status = message["status"]
+        if not 100 <= status < 600:
+            raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
         headers = message.get("headers", ())
         for name, value in headers:
             if _BAD_NAME.search(name):
@@ -156,6 +155,7 @@ class HttpBridge:
                 self._chunked = True
         if self._chunked is None and not self._is_head and status not in (204, 304):
             self._chunked = True
+        self._started = True
         self._head = HttpResponse(status=status, headers=flatten(headers))
         # The head waits for the body that mostly follows at once, but no longer than this turn.
         asyncio.get_running_loop().call_soon(self._flush_head)
@@ -174,7 +174,6 @@ class HttpBridge:
             raise RuntimeError("Response content shorter than Content-Length")
         if not more:
             self._complete = True
-            self._end()
 
     def _write(self, data: bytes, *, end: bool) -> None:
         head = self._head
@@ -193,20 +192,6 @@ class HttpBridge:
     def _flush_head(self) -> None:
         if self._head is not None and self._stream.error is None:
             self._write(b"", end=False)
-
-    async def _wait_end(self) -> None:
-        """Until the response is whole or the client has left."""
-        if self._ended is None:
-            self._ended = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._ended)
-
-    def _end(self) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
-
-    def client_left(self) -> None:
-        """The stream ended early: wakes who waits in ``receive``."""
-        self._end()
 
 
 def _expects_continue(request: HttpRequest) -> bool:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import grpc.aio
 
 from serving import code
+from serving.aio import settle_gc
 from serving.mux import channel_options, server_options
 from serving.replica.callables import ASGIApp, callable_app, response_handler
 from serving.replica.control import ControlServer
@@ -100,6 +101,7 @@ class ReplicaProcess:
         add_ReplicaServicer_to_server(service, server)
         server.add_insecure_port(self._spec.address)
         await server.start()
+        settle_gc()
         try:
             await self._report("")
             grace_s = await self._drain_grace_s

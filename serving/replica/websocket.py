@@ -22,6 +22,7 @@ from serving.v1.http_pb2 import (
 Message = dict[str, Any]
 
 NO_CLOSE_FRAME = 1006
+MAX_CLOSE_REASON = 123
 _UNTAGGED = 0
 
 
@@ -40,6 +41,7 @@ class WebSocketBridge:
         self._state = _State.CONNECTING
         self._connect_told = False
         self._close: Message | None = None
+        self._ended = False
 
     async def receive(self) -> Message:
         """The next ASGI message of the client."""
@@ -53,13 +55,15 @@ class WebSocketBridge:
         except StreamError:
             part = None
         if part is None:
-            return self._disconnected(NO_CLOSE_FRAME, "")
+            self._close = self._close or _disconnect(NO_CLOSE_FRAME)
+            return self._close
         if part.tag == TEXT:
             return {"type": "websocket.receive", "text": part.data.decode()}
         if part.tag == BINARY:
             return {"type": "websocket.receive", "bytes": part.data}
         close = WebSocketClose.FromString(part.data)
-        return self._disconnected(close.code, close.reason)
+        self._close = _disconnect(close.code, close.reason if close.HasField("reason") else None)
+        return self._close
 
     async def send(self, message: Message) -> None:
         """Takes the application's next ASGI message. Waits while the client reads too slowly.
@@ -83,22 +87,14 @@ class WebSocketBridge:
 
     def finish(self, error: BaseException | None) -> None:
         """The application has returned, or raised ``error``."""
-        if self._state is _State.CLOSED or self._stream.error is not None:
+        if self._ended or self._stream.error is not None:
             return
-        if error is None and self._state is _State.CONNECTED:
+        self._ended = True
+        served = error is None and self._state is _State.CONNECTED
+        if served or self._stream.receive_ended:
             self._stream.write(_UNTAGGED, b"", end=True)
-        elif self._stream.receive_ended:
-            self._stream.reset(ResetCode.CANCEL)
         else:
-            self._stream.reset(ResetCode.INTERNAL_ERROR, "the handler failed")
-        self._state = _State.CLOSED
-
-    def client_left(self) -> None:
-        """The stream ended early; ``receive`` learns of it from the stream."""
-
-    def _disconnected(self, code: int, reason: str) -> Message:
-        self._close = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        return self._close
+            self._stream.abort(ResetCode.INTERNAL_ERROR, "the handler failed")
 
     def _answer_handshake(self, message: Message) -> None:
         kind = message["type"]
@@ -147,11 +143,33 @@ class WebSocketBridge:
         end = not message.get("more_body", False)
         self._stream.write(BODY, message.get("body", b""), end=end)
         if end:
-            self._state = _State.CLOSED
+            self._ended = True
+            self._close = _disconnect(NO_CLOSE_FRAME)
 
     def _write_close(self, message: Message) -> None:
-        accepted = self._state is _State.CONNECTED
+        if self._state is _State.CONNECTED:
+            code, reason = message.get("code", 1000), message.get("reason") or ""
+            _check_close(code, reason)
+            close = WebSocketClose(code=code, reason=reason)
+            self._close = _disconnect(code, reason)
+        else:  # The handshake is refused: no close frame, so no code and no reason.
+            close = WebSocketClose()
+            self._close = _disconnect(NO_CLOSE_FRAME)
         self._state = _State.CLOSED
-        self._disconnected(message.get("code", 1000) if accepted else NO_CLOSE_FRAME, "")
-        close = WebSocketClose(code=message.get("code", 1000), reason=message.get("reason") or "")
+        self._ended = True
         self._stream.write(CLOSE, close.SerializeToString(), end=True)
+
+
+def _disconnect(code: int, reason: str | None = None) -> Message:
+    message: Message = {"type": "websocket.disconnect", "code": code}
+    if reason is not None:
+        message["reason"] = reason
+    return message
+
+
+def _check_close(code: int, reason: str) -> None:
+    """RFC 6455, sections 5.5 and 7.4: what a close frame can carry."""
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise RuntimeError(f"Invalid WebSocket close code {code}.")
+    if len(reason.encode()) > MAX_CLOSE_REASON:
+        raise RuntimeError(f"WebSocket close reason longer than {MAX_CLOSE_REASON} bytes.")
