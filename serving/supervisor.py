@@ -55,6 +55,12 @@ class StartError(Exception):
     """The cluster cannot start; the message is for the user."""
 
 
+# gRPC's classic poller answers a lone request in two thirds of the time of its event engine
+# (measured on grpcio 1.85: 125 against 205 µs for a stream of one request and one answer). Read
+# when grpc is imported, hence set by the parent; the user's own choice wins.
+_TUNING = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+
+
 class Supervisor:
     """One cluster on this machine, from its sockets to its last process."""
 
@@ -257,6 +263,8 @@ class Supervisor:
                     ProcessSpec(
                         module,
                         env={
+                            **_TUNING,
+                            **os.environ,
                             variable: json.dumps(settings | {"ready_fd": write}),
                             lifeline.FD_VARIABLE: str(self._lifeline_read),
                         },

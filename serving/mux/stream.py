@@ -12,7 +12,7 @@ from serving.v1.frames_pb2 import ResetCode
 class Stream(StreamCore):
     """One request and its response, on one event loop.
 
-    At most one task writes at a time. Neither readers nor the writer touch the connection's gRPC call,
+    At most one task writes at a time. Nobody here touches the gRPC call of the connection,
     so cancelling a task that waits here harms no other stream.
     """
 

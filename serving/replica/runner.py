@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
 
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.replica.http import HttpBridge
@@ -94,7 +96,7 @@ class Runner:
             raise
         except BaseException as raised:
             error = raised
-            if stream.error is None or not isinstance(raised, ClientDisconnected):
+            if not _is_departure(raised, stream):
                 logger.error(
                     "request %s failed: %s %s",
                     request.request_id,
@@ -115,6 +117,12 @@ class Runner:
             logger.error("a request's task failed", exc_info=error)
         while self._turned_away:
             self._turned_away.pop().push_load()
+
+
+def _is_departure(error: BaseException, stream: Stream) -> bool:
+    """Whether the handler only says that its client has left."""
+    left = stream.error is not None or stream.receive_ended
+    return left and isinstance(error, (ClientDisconnected, ClientDisconnect, WebSocketDisconnect))
 
 
 class _time_limit:
