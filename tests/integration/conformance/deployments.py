@@ -41,7 +41,7 @@ class FailingLifespan:
     pass
 
 
-BY_NAME = {
+BY_NAME: dict[str, serving.Deployment[[], object]] = {
     "plain": serving.deployment(Plain),
     "starlette": serving.deployment(Starlette),
     "fastapi": serving.deployment(FastAPI),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,19 @@ INTERNAL_SERVER_ERROR = (
     "+ \r\n",
     "+ Internal Server Error",
 )
+CLOSED_WITH_1011 = "\x88\x17\x03\xf3Internal Server Error"
+BAD_STATUS = "RuntimeError: Invalid HTTP status code '600' in response."
+
+
+def raises(kind: str, theirs: str, ours: str, *, uncaught: bool = True) -> tuple[str, ...]:
+    """What `send` raises; and the application, where it does not catch it."""
+
+    def lines(sign: str, error: str) -> Iterator[str]:
+        yield f"{sign} " + json.dumps({"send": kind, "raised": error})
+        if uncaught:
+            yield f"{sign} " + json.dumps({"ended": error})
+
+    return (*lines("-", theirs), *lines("+", ours))
 
 
 @dataclass(frozen=True)
@@ -107,8 +121,6 @@ ALL = [
         plain=(
             "returns_a_value_without_response",
             "status_missing",
-            "status_of_wrong_type",
-            "status_out_of_range",
             "header_name_invalid",
             "header_name_with_newline",
             "header_value_with_newline",
@@ -123,24 +135,66 @@ ALL = [
         plain=("request_id_taken",),
     ),
     Difference(
-        why="A disconnect always has a reason, be it empty.",
+        why="As above, and an error that says more than KeyError.",
+        lines=(*INTERNAL_SERVER_ERROR, *raises("http.response.start", "KeyError: 600", BAD_STATUS)),
+        plain=("status_out_of_range",),
+    ),
+    Difference(
+        why="As above.",
         lines=(
-            '- {"received": {"type": "websocket.disconnect", "code": 1005}}',
-            '+ {"received": {"type": "websocket.disconnect", "code": 1005, "reason": ""}}',
+            *INTERNAL_SERVER_ERROR,
+            *raises(
+                "http.response.start",
+                "KeyError: '200'",
+                "TypeError: '<=' not supported between instances of 'int' and 'str'",
+            ),
         ),
-        plain=(
-            "ws_client_vanishes",
-            "ws_client_half_closes",
-            "ws_client_half_closes_in_a_message",
+        plain=("status_of_wrong_type",),
+    ),
+    Difference(
+        why="The same kind of error, in other words.",
+        lines=raises(
+            "http.response.body",
+            "TypeError: sequence item 1: expected a bytes-like object, str found",
+            "TypeError: string argument without an encoding",
         ),
-        starlette=("websocket_vanishes",),
-        fastapi=("websocket_vanishes",),
+        plain=("body_of_wrong_type",),
+    ),
+    Difference(
+        why="send() tells what is wrong with a closing frame by RuntimeError, as all misuse;"
+        " uvicorn lets its WebSocket library's own error through.",
+        lines=raises(
+            "websocket.close",
+            "ProtocolError: invalid status code",
+            "RuntimeError: Invalid WebSocket close code 999.",
+            uncaught=False,
+        ),
+        plain=("ws_server_closes_with_invalid_code",),
+    ),
+    Difference(
+        why="As above.",
+        lines=raises(
+            "websocket.close",
+            "ProtocolError: control frame too long",
+            "RuntimeError: WebSocket close reason longer than 123 bytes.",
+            uncaught=False,
+        ),
+        plain=("ws_server_closes_with_long_reason",),
+    ),
+    Difference(
+        why="The error has a message.",
+        lines=raises("websocket.send", "OSError: ", "OSError: the client is gone", uncaught=False),
+        plain=("ws_send_after_client_closed",),
     ),
     Difference(
         why="A WebSocket whose handler failed is closed with 1011; uvicorn drops the connection.",
-        lines=("+ \x88\x17\x03\xf3Internal Server Error",),
-        plain=("ws_raises_open",),
+        lines=(f"+ {CLOSED_WITH_1011}",),
         starlette=("websocket_wrong_kind",),
+    ),
+    Difference(
+        why="As above, after a message.",
+        lines=("- \x81\x03bye", f"+ \x81\x03bye{CLOSED_WITH_1011}"),
+        plain=("ws_raises_open",),
     ),
 ]
 DIFFERENCES = {case: difference for difference in ALL for case in difference.cases()}

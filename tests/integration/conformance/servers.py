@@ -44,13 +44,16 @@ class Endpoint:
 
 Endpoints = Mapping[str, Endpoint]
 
+# The applications fail a hundred times on purpose.
+QUIET = {"log_level": "CRITICAL", "enable_access_log": False}
+
 
 @contextmanager
 def ours(state_dir: Path) -> Iterator[Endpoints]:
     """A cluster of our own, with the applications under their prefixes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SERVING_STATE_DIR", str(state_dir))
-        port = serving.start(http_options={"port": 0}).http_port
+        port = serving.start(http_options={"port": 0}, logging_config=QUIET).http_port
         try:
             for name, deployment in deployments.BY_NAME.items():
                 serving.run(deployment.bind(), name=name, route_prefix=PREFIXES[name] or "/")
