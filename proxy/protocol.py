@@ -1,26 +1,37 @@
-"""uvicorn's HTTP protocol with a bound on the head of a request.
+"""uvicorn's HTTP protocol, with two things changed for a proxy.
 
-httptools collects header lines for as long as a client sends them; a flood of them would be a
-flood of memory.
+*Writes are gathered.* uvicorn writes the head of a response and each chunk of it by itself; a
+write to a TCP socket costs about ten microseconds, a third of a proxy's time for a small request.
+What is written in one turn of the event loop goes out in one write at its end. The bytes, and so
+the boundaries of HTTP chunks, stay as they are.
+
+*The head of a request is bounded.* httptools collects header lines for as long as a client sends
+them; a flood of them would be a flood of memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, beyond the first read of the socket."""
+MAX_GATHERED = 64 * 1024
+"""Bytes that wait for the end of the turn, at most."""
 
 
-class BoundedHeadProtocol(HttpToolsProtocol):
-    """Answers 400 to a request whose head does not end within ``MAX_HEAD`` bytes."""
+class ProxyProtocol(HttpToolsProtocol):
+    """One client's connection. Answers 400 to a head that does not end within ``MAX_HEAD``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = False
         self._head_size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -37,3 +48,40 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+
+
+class GatheringTransport:
+    """A transport that writes once for each turn of the event loop; all else is the transport's
+    own."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Writes ``data`` behind what was written before, at the end of this turn at the
+        latest."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > MAX_GATHERED:
+            self._flush()
+
+    def close(self) -> None:
+        """Closes the connection once what was written has left."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))

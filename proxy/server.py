@@ -18,7 +18,7 @@ from serving.logs import configure
 from serving.proxy.access_log import AccessLog
 from serving.proxy.app import Proxy
 from serving.proxy.errors import ResponseBroken
-from serving.proxy.protocol import BoundedHeadProtocol
+from serving.proxy.protocol import ProxyProtocol
 from serving.routing.watch import watch
 from serving.v1.controller_pb2 import WatchUpdate
 
@@ -96,7 +96,7 @@ async def serve(config: ProxyConfig) -> None:
 def _uvicorn_config(proxy: Proxy, options: HTTPOptions) -> uvicorn.Config:
     return uvicorn.Config(
         proxy,
-        http=BoundedHeadProtocol,
+        http=ProxyProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
