@@ -109,6 +109,7 @@ def _uvicorn_config(proxy: Proxy, options: HTTPOptions) -> uvicorn.Config:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Drops what uvicorn says of responses that were broken off on purpose."""
+    """Drops what uvicorn says of responses that were broken off, and of WebSockets that were
+    refused, on purpose."""
     error: Any = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, ResponseBroken)
+    return not (isinstance(error, ResponseBroken) or "completing handshake" in str(record.msg))

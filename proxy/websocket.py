@@ -169,6 +169,8 @@ class WebSocketExchange:
     async def _fail(self, failure: Failure) -> None:
         if self._client_left or self._closed:
             return
+        if self._status and self._status != SWITCHING_PROTOCOLS:
+            return  # A refusal that was not completed: the server drops the connection.
         if self._status:
             await self._close(INTERNAL_ERROR, failure.text[:120])
             return

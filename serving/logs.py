@@ -27,7 +27,8 @@ def configure(component: str, config: LoggingConfig) -> TextIO:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
-        logger.setLevel(config.log_level if name == "serving" else logging.WARNING)
+        logger.setLevel(config.log_level)
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logger.level))
     return stream
 
 

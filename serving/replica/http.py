@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from serving.mux import ResetCode, Stream, StreamError
-from serving.replica.scope import ClientDisconnected, flatten
+from serving.replica.scope import ClientDisconnected, check_status, flatten
 from serving.v1.http_pb2 import BODY, CONTINUE, RESPONSE, HttpRequest, HttpResponse
 
 MAX_INLINE_BODY = 32 * 1024
@@ -138,8 +138,7 @@ class HttpBridge:
 
     def _start(self, message: Message) -> None:
         status = message["status"]
-        if not 100 <= status < 600:
-            raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
+        check_status(status)
         headers = message.get("headers", ())
         for name, value in headers:
             if _BAD_NAME.search(name):

@@ -43,5 +43,11 @@ def flatten(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return [item for pair in headers for item in pair]
 
 
+def check_status(status: int) -> None:
+    """Raises RuntimeError for a status that HTTP has no place for."""
+    if not 100 <= status < 600:
+        raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
+
+
 class ClientDisconnected(OSError):
     """Raised by ``send`` once the client is gone, as ASGI 2.4 has it."""

@@ -6,7 +6,7 @@ import enum
 from typing import Any
 
 from serving.mux import ResetCode, Stream, StreamError
-from serving.replica.scope import ClientDisconnected, flatten
+from serving.replica.scope import ClientDisconnected, check_status, flatten
 from serving.v1.http_pb2 import (
     ACCEPT,
     BINARY,
@@ -108,6 +108,7 @@ class WebSocketBridge:
         elif kind == "websocket.close":
             self._write_close(message)
         elif kind == "websocket.http.response.start":
+            check_status(message["status"])
             self._state = _State.DENYING
             head = HttpResponse(
                 status=message["status"], headers=flatten(message.get("headers", ()))
