@@ -130,6 +130,16 @@ ALL = [
         ),
     ),
     Difference(
+        why="Two paths are the proxy's own: /-/healthz and /-/routes.",
+        lines=(
+            "- content-length: 0\r\n",
+            "+ content-type: text/plain\r\n",
+            "+ content-length: 7\r\n",
+            "+ success",
+        ),
+        plain=("path_of_our_own",),
+    ),
+    Difference(
         why="A client's own request id is answered.",
         lines=("+ x-request-id: client-7\r\n",),
         plain=("request_id_taken",),

@@ -11,7 +11,12 @@ import serving
 from serving.exceptions import DeploymentFailedError
 from tests.integration.conformance import deployments
 from tests.integration.conformance.cases import CASES, Case
-from tests.integration.conformance.differences import DIFFERENCES, as_uvicorn_has_it, compare
+from tests.integration.conformance.differences import (
+    DIFFERENCES,
+    EVERYWHERE,
+    as_uvicorn_has_it,
+    compare,
+)
 from tests.integration.conformance.servers import Endpoint, Endpoints, ours, uvicorn_alone
 from tests.integration.conformance.transcript import NO_ANSWER, run
 from tests.integration.conformance.wire import Wire
@@ -53,6 +58,13 @@ def test_transcript_is_uvicorns(case: Case, uvicorn: Endpoints, cluster: Endpoin
 
 def test_differences_name_cases() -> None:
     assert DIFFERENCES.keys() <= CASES.keys()
+
+
+def test_differences_everywhere_are_there(cluster: Endpoints) -> None:
+    transcript = run(CASES["plain-connection_keep_alive"], cluster)
+    requests = sum(line.startswith("HTTP/1.1 200") for line in transcript)
+    for pattern, _ in EVERYWHERE:
+        assert sum(bool(pattern.search(line)) for line in transcript) == requests
 
 
 def test_lifespan_runs_as_under_uvicorn(cluster: Endpoints, tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ METHODS: dict[str, Script] = {
     "connect": ask("CONNECT example.org:443"),
 }
 
+
+def path_of_our_own(wire: Wire) -> None:
+    """Without the name of a case: what uvicorn's application sees is beside the point."""
+    wire.send(b"GET /-/healthz HTTP/1.1\r\nhost: conformance\r\n\r\n")
+    wire.read_response()
+
+
 PATHS: dict[str, Script] = {
     "path_percent_encoded": ask("GET /a%20b/%E2%82%AC/c%2Fd"),
     "path_percent_invalid_utf8": ask("GET /%FF%fe"),
@@ -47,7 +54,8 @@ PATHS: dict[str, Script] = {
     "path_raw_utf8": ask("GET /caf\u00e9"),
     "path_backslash": ask("GET /a\\b"),
     "path_fragment": ask("GET /a#b?c"),
-    "path_dashes": ask("GET /-/"),
+    "path_dashes": ask("GET /-/other"),
+    "path_of_our_own": path_of_our_own,
     "path_long": ask("GET /" + "a/b" * 10_000),
     "path_absolute_form": ask("GET http://example.org:81/a%20b?c=d"),
     "path_absolute_form_bare": ask("GET http://example.org"),
