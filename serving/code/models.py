@@ -17,6 +17,12 @@ def is_model(cls: type) -> bool:
     return "pydantic" in sys.modules and "__pydantic_complete__" in vars(cls)
 
 
+def is_parametrized(cls: type) -> bool:
+    """Whether `cls` is a generic model with its parameters given, such as `Page[Item]`."""
+    metadata = getattr(cls, "__pydantic_generic_metadata__", None) if is_model(cls) else None
+    return metadata is not None and metadata["origin"] is not None
+
+
 def rebuild(cls: Any) -> None:
     """Makes the schema of a model; where a type is not known yet, pydantic tries again later."""
     if hasattr(cls, "model_rebuild"):

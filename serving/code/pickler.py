@@ -6,6 +6,7 @@ Beyond cloudpickle:
   them) keeps that module's namespace; cloudpickle would give it a copy, with context variables and
   locks of its own.
 - The names that string annotations use travel too, so that FastAPI and pydantic find them.
+- A sentinel that a module has under a name, such as `dataclasses.MISSING`, stays that very object.
 - What belongs to one process (locks, context variables) arrives as new.
 - Routes and pydantic models are sent as what they were made from, and made anew once all is loaded.
 - A class that a process has already is left as it is when it comes once more.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import functools
 import io
 import queue
 import subprocess
@@ -24,7 +26,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NewType, NoReturn, ParamSpec
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -85,7 +87,10 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_class(self, cls: type) -> Any:
         if vars(cls).get("__pydantic_complete__") is False and references.path_of(cls) is None:
             models.rebuild(cls)
-        reduced = self._reduce_definition(cls)
+        if models.is_parametrized(cls):  # pydantic names it in the module, but only in this process
+            reduced = cloudpickle.cloudpickle._dynamic_class_reduce(cls)
+        else:
+            reduced = self._reduce_definition(cls)
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
         complete_classes.add(cls)
@@ -104,6 +109,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not inherits or cls in self.dispatch_table:
             return super().reducer_override(obj)
         make, args, state, *rest = obj.__reduce_ex__(5)
+        if state is None and args == (cls,):
+            path = references.constant_path(obj)
+            return (make, args, state, *rest) if path is None else (references.resolve, (path,))
         return make, args, steady(state) if isinstance(state, dict) else state, *rest
 
     def _reduce_definition(self, obj: Any) -> Any:
@@ -195,6 +203,33 @@ def _reduce_thread(thread: threading.Thread) -> Any:
     return NotImplemented if thread.ident is None else _refuse(thread)
 
 
+def _reduce_cache(cache: Any) -> Any:
+    if references.path_of(cache) is not None:
+        return NotImplemented
+    parameters = cache.cache_parameters()
+    return _cached, (parameters["maxsize"], parameters["typed"], cache.__wrapped__), vars(cache)
+
+
+def _cached(maxsize: int | None, typed: bool, function: Callable[..., Any]) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def _reduce_new_type(new_type: Any) -> Any:
+    if references.path_of(new_type) is not None:
+        return NotImplemented
+    return NewType, (new_type.__name__, new_type.__supertype__)
+
+
+def _reduce_parameters(parameters: Any) -> Any:
+    if references.path_of(parameters) is not None:
+        return NotImplemented
+    return ParamSpec, (parameters.__name__,)
+
+
+def _reduce_weak_dictionary(mapping: Any) -> Any:
+    return type(mapping), (dict(mapping),)
+
+
 def _as_new(factory: Callable[[], Any]) -> tuple[type, Callable[[Any], Any]]:
     return type(factory()), lambda _: (factory, ())
 
@@ -202,6 +237,11 @@ def _as_new(factory: Callable[[], Any]) -> tuple[type, Callable[[Any], Any]]:
 _REDUCERS: list[tuple[type, Callable[[Any], Any]]] = [
     *map(_as_new, (threading.Lock, threading.RLock, threading.local, queue.SimpleQueue)),
     (contextvars.ContextVar, _reduce_context_variable),
+    (type(functools.lru_cache(int)), _reduce_cache),
+    (NewType, _reduce_new_type),
+    (ParamSpec, _reduce_parameters),
+    (weakref.WeakKeyDictionary, _reduce_weak_dictionary),
+    (weakref.WeakValueDictionary, _reduce_weak_dictionary),
     (threading.Thread, _reduce_thread),
     # Once locks can be sent, these could be too, and would wait for ever in the replica.
     (concurrent.futures.Future, _refuse),

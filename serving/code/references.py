@@ -26,6 +26,16 @@ def path_of(obj: object) -> str | None:
     return f"{module}:{name}" if found is obj else None
 
 
+def constant_path(obj: object) -> str | None:
+    """The like for an instance that the module of its class has under a name of its own."""
+    module = type(obj).__module__
+    if not importable(module):
+        return None
+    names = (name for name, value in vars(sys.modules[module]).items() if value is obj)
+    name = next(names, None)
+    return None if name is None else f"{module}:{name}"
+
+
 def resolve(path: str) -> Any:
     """The object that `path_of` gave `path` for.
 
