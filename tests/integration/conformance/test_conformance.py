@@ -62,7 +62,7 @@ def test_differences_name_cases() -> None:
 
 def test_differences_everywhere_are_there(cluster: Endpoints) -> None:
     transcript = run(CASES["plain-connection_keep_alive"], cluster)
-    requests = sum(line.startswith("HTTP/1.1 200") for line in transcript)
+    requests = sum("HTTP/1.1 200" in line for line in transcript)
     for pattern, _ in EVERYWHERE:
         assert sum(bool(pattern.search(line)) for line in transcript) == requests
 
