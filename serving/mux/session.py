@@ -51,9 +51,10 @@ MIN_WINDOW = 2 * (MAX_FRAME + FRAME_OVERHEAD)
 HIGH_WATER = MAX_FRAME
 """Unsent bytes of a stream above which its writer is told to wait."""
 MAX_BATCH = 256 * 1024
-"""Bytes of data in one gRPC message, at most (and one frame more)."""
+"""Bytes in one gRPC message, at most (and one frame more)."""
 MAX_CONTROL = 16 * 1024
-"""Frames other than OPEN and DATA that wait for the wire, at most."""
+"""Frames other than OPEN and DATA that wait for the wire, at most: a peer that makes more answers
+necessary and does not read them loses the connection."""
 MAX_REASON = 1024
 """Characters of a reason, at most."""
 
@@ -160,6 +161,7 @@ class Session:
         self._last_id = 0
         self._goaway_id: int | None = None
         self._control: deque[Frame] = deque()
+        self._control_overrun = False
         self._ready: deque[StreamCore] = deque()
 
     def __repr__(self) -> str:
@@ -235,6 +237,7 @@ class Session:
                     reason=reason[:MAX_REASON],
                 )
             )
+        stream.readable()
 
     def abort(self, stream: StreamCore, code: ResetCode, reason: str = "") -> None:
         """Ends a stream early, but behind what was written: the peer gets that first."""
@@ -258,6 +261,7 @@ class Session:
         if self.closed is not None:
             return
         self.closed = reason
+        self._control.clear()
         for stream in list(self.streams.values()):
             self._fail(stream, ConnectionLost(reason, sent=stream.on_wire))
 
@@ -265,24 +269,28 @@ class Session:
 
     def take(self, max_bytes: int = MAX_BATCH) -> list[Frame]:
         """The next frames to send, streams taking turns: one frame of each, then again. Empty
-        where there is nothing that the peer has room for."""
+        where there is nothing that the peer has room for. Raises :class:`ProtocolError` as
+        ``receive``."""
+        self._check_control()
         frames: list[Frame] = []
-        while self._control:
-            frames.append(self._control.popleft())
         size = 0
+        control = self._control
+        while control and size < max_bytes:
+            frame = control.popleft()
+            frames.append(frame)
+            size += frame.ByteSize()
         ready = self._ready
         while ready and size < max_bytes:
             stream = ready.popleft()
-            frame = self._next_frame(stream)
-            if frame is None:
-                stream.queued = False
+            stream.queued = False
+            data_frame = self._next_frame(stream)
+            if data_frame is None:
                 continue
-            frames.append(frame)
-            size += len(frame.data)
+            frames.append(data_frame)
+            size += len(data_frame.data) + FRAME_OVERHEAD
             if stream.pending:
+                stream.queued = True
                 ready.append(stream)
-            else:
-                stream.queued = False
         return frames
 
     def receive(self, frames: Iterable[Frame]) -> None:
@@ -304,6 +312,7 @@ class Session:
                 self._on_goaway(frame)
             else:
                 raise ProtocolError(f"frame of unknown type {kind} on stream {frame.stream_id}")
+        self._check_control()
 
     # Sending.
 
@@ -356,10 +365,16 @@ class Session:
             self.reset(stream, stream.abort_code, stream.abort_reason)
 
     def _send_control(self, frame: Frame) -> None:
+        # Often said on behalf of a request, which is not to blame: so nothing is raised here.
         if len(self._control) >= MAX_CONTROL:
-            raise ProtocolError("the peer makes answers necessary and does not read them")
-        self._control.append(frame)
+            self._control_overrun = True
+        else:
+            self._control.append(frame)
         self._wake()
+
+    def _check_control(self) -> None:
+        if self._control_overrun:
+            raise ProtocolError("the peer makes answers necessary and does not read them")
 
     def _grant(self, stream: StreamCore, increment: int) -> None:
         stream.granted += increment
@@ -370,12 +385,19 @@ class Session:
     def _forget(self, stream: StreamCore) -> None:
         del self.streams[stream.id]
         stream.pending.clear()
+        if stream.queued:
+            stream.queued = False
+            self._ready.remove(stream)
         waited = stream.must_wait
         stream.unsent = 0
         if waited:
             stream.writable()
+        if self.draining and not self.streams:
+            self._wake()  # Who carries the frames waits for the last stream to end.
 
     def _fail(self, stream: StreamCore, error: StreamError) -> None:
+        if self.streams.get(stream.id) is not stream:
+            return  # Ended by the end of another, as a request's calls end with it.
         stream.error = error
         stream.receive_ended = True
         self._forget(stream)
@@ -400,8 +422,8 @@ class Session:
         stream.send_credit = frame.window_increment or DEFAULT_WINDOW
         stream.timeout_us = frame.timeout_us
         self.streams[stream.id] = stream
-        if len(frame.data) > MAX_FRAME:
-            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "OPEN holds too many bytes")
+        if fault := _fault(frame):
+            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, fault)
             return
         stream.inbox.append(Part(frame.tag, frame.data, frame.more, frame.end_stream))
         # What is free on the sender's side is free here too.
@@ -416,12 +438,11 @@ class Session:
         if stream.receive_ended:
             self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "DATA after the end")
             return
-        data = frame.data
-        size = len(data)
-        if size > MAX_FRAME:
-            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, "DATA holds too many bytes")
+        if fault := _fault(frame):
+            self._reset_by_rule(stream, ResetCode.PROTOCOL_ERROR, fault)
             return
-        stream.granted -= size + FRAME_OVERHEAD
+        data = frame.data
+        stream.granted -= len(data) + FRAME_OVERHEAD
         if stream.granted < 0:
             self._reset_by_rule(stream, ResetCode.FLOW_CONTROL_ERROR, "more than was granted")
             return
@@ -456,10 +477,12 @@ class Session:
             self._fail(stream, StreamReset(frame.code, frame.reason))
 
     def _on_reject(self, frame: Frame) -> None:
+        if self._on_open is not None:
+            raise ProtocolError("REJECT from a caller")
         stream = self._find(frame)
         if stream is None:
             return
-        if self._on_open is not None or stream.accepted:
+        if stream.accepted:
             raise ProtocolError(f"REJECT of stream {frame.stream_id}, which was accepted")
         self._fail(stream, StreamRejected("the replica is full"))
 
@@ -467,9 +490,11 @@ class Session:
         if self._on_open is not None:
             raise ProtocolError("GOAWAY from a caller")
         self.draining = True
-        for stream in list(self.streams.values()):
-            if stream.id > frame.last_stream_id:
-                self._fail(stream, StreamRefused(frame.reason or "the replica is draining"))
+        refused = [stream for stream in self.streams.values() if stream.id > frame.last_stream_id]
+        if any(stream.accepted for stream in refused):
+            raise ProtocolError("GOAWAY refuses a stream that was accepted")
+        for stream in refused:
+            self._fail(stream, StreamRefused(frame.reason or "the replica is draining"))
 
     def _find(self, frame: Frame) -> StreamCore | None:
         stream = self.streams.get(frame.stream_id)
@@ -489,3 +514,12 @@ class Session:
         stream.readable()
         stream.writable()
         stream.ended_early()
+
+
+def _fault(frame: Frame) -> str | None:
+    """What is wrong with an OPEN or DATA frame, whatever the state of its stream."""
+    if len(frame.data) > MAX_FRAME:
+        return "the frame holds too many bytes"
+    if frame.end_stream and frame.more:
+        return "the stream ends within a message"
+    return None

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -53,10 +53,9 @@ class SessionPair:
 
     def exchange(self) -> None:
         """Sends and delivers until both ends have nothing more to say."""
-        ends = (self.caller, self.replica)
-        while any([self.send(end) for end in ends]) or any(self._under_way.values()):
-            for end in ends:
-                self.deliver(end)
+        while self.send(self.caller) or self.send(self.replica) or any(self._under_way.values()):
+            self.deliver(self.replica)
+            self.deliver(self.caller)
 
     def _accept(self, stream: StreamCore) -> None:
         self.replica.accept(stream)
@@ -81,17 +80,15 @@ class MemoryCall:
             await self._outgoing.put(message)
 
     def cancel(self) -> bool:
-        """Ends the call in good order."""
-        return self.end(None)
+        """Ends the call in good order. False where it had ended."""
+        return self._incoming.end() | self._outgoing.end()
 
     def lose(self, details: str = "lost") -> None:
-        """Ends the call as the death of the peer does."""
+        """Ends the call as the death of the peer does; what is under way to here is lost."""
         none = grpc.aio.Metadata()
-        self.end(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, details=details))
-
-    def end(self, error: grpc.aio.AioRpcError | None) -> bool:
-        """Ends the call; with an ``error``, what was under way is lost. False where it had ended."""
-        return self._incoming.end(error) | self._outgoing.end(error)
+        error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, details=details)
+        self._incoming.end(error)
+        self._outgoing.end()
 
     @contextlib.contextmanager
     def _ended_by_cancelling(self) -> Any:
@@ -131,7 +128,7 @@ class _Pipe:
         self._message = type(message).FromString(message.SerializeToString())
         self._changed.set()
 
-    def end(self, error: grpc.aio.AioRpcError | None) -> bool:
+    def end(self, error: grpc.aio.AioRpcError | None = None) -> bool:
         if self._ended:
             return False
         self._ended = True
@@ -159,19 +156,31 @@ def memory_calls() -> tuple[MemoryCall, MemoryCall]:
     return MemoryCall(down, up), MemoryCall(up, down)
 
 
+class Connected(NamedTuple):
+    """Two connections that run, and the caller's end of the call between them."""
+
+    caller: CallerConnection
+    replica: ReplicaConnection
+    call: MemoryCall
+
+
 @contextlib.asynccontextmanager
 async def connected(
-    on_open: Callable[[Stream], None], *, window: int = DEFAULT_WINDOW
-) -> AsyncIterator[tuple[CallerConnection, ReplicaConnection]]:
+    on_open: Callable[[Stream], None] | None = None, *, window: int = DEFAULT_WINDOW
+) -> AsyncIterator[Connected]:
     """A caller's and a replica's connection, joined and running. ``on_open`` is called with each
-    stream that the replica gets, and must ``accept`` or ``reject`` it."""
+    stream that the replica gets; where it is None, all are accepted."""
+
+    def accept(stream: Stream) -> None:
+        stream.session.accept(stream)
+
     caller_call, replica_call = memory_calls()
     caller = CallerConnection(caller_call, window=window)
-    replica = ReplicaConnection(replica_call, on_open, window=window)
+    replica = ReplicaConnection(replica_call, on_open or accept, window=window)
     tasks = [asyncio.ensure_future(end.run()) for end in (caller, replica)]
     try:
         await caller.ready.wait()
-        yield caller, replica
+        yield Connected(caller, replica, caller_call)
     finally:
         for task in tasks:
             task.cancel()
