@@ -103,7 +103,7 @@ ALL = [
         fastapi=("dependency_outlives_stream",),
     ),
     Difference(
-        why="ASGI 2.4, as above: the generator fails before receive() would have returned.",
+        why="ASGI 2.4, too: the generator fails before receive() would have returned.",
         lines=('- {"body": "", "complete": true}',),
         starlette=("streaming_broken",),
     ),
@@ -130,6 +130,23 @@ ALL = [
         ),
     ),
     Difference(
+        why="The same, and an error that says more than KeyError.",
+        lines=(*INTERNAL_SERVER_ERROR, *raises("http.response.start", "KeyError: 600", BAD_STATUS)),
+        plain=("status_out_of_range",),
+    ),
+    Difference(
+        why="The same, with a status of a wrong type.",
+        lines=(
+            *INTERNAL_SERVER_ERROR,
+            *raises(
+                "http.response.start",
+                "KeyError: '200'",
+                "TypeError: '<=' not supported between instances of 'int' and 'str'",
+            ),
+        ),
+        plain=("status_of_wrong_type",),
+    ),
+    Difference(
         why="Two paths are the proxy's own: /-/healthz and /-/routes.",
         lines=(
             "- content-length: 0\r\n",
@@ -143,23 +160,6 @@ ALL = [
         why="A client's own request id is answered.",
         lines=("+ x-request-id: client-7\r\n",),
         plain=("request_id_taken",),
-    ),
-    Difference(
-        why="As above, and an error that says more than KeyError.",
-        lines=(*INTERNAL_SERVER_ERROR, *raises("http.response.start", "KeyError: 600", BAD_STATUS)),
-        plain=("status_out_of_range",),
-    ),
-    Difference(
-        why="As above.",
-        lines=(
-            *INTERNAL_SERVER_ERROR,
-            *raises(
-                "http.response.start",
-                "KeyError: '200'",
-                "TypeError: '<=' not supported between instances of 'int' and 'str'",
-            ),
-        ),
-        plain=("status_of_wrong_type",),
     ),
     Difference(
         why="The same kind of error, in other words.",
@@ -182,7 +182,7 @@ ALL = [
         plain=("ws_server_closes_with_invalid_code",),
     ),
     Difference(
-        why="As above.",
+        why="The same, for a reason that is too long.",
         lines=raises(
             "websocket.close",
             "ProtocolError: control frame too long",
@@ -202,7 +202,7 @@ ALL = [
         starlette=("websocket_wrong_kind",),
     ),
     Difference(
-        why="As above, after a message.",
+        why="The same, after a message.",
         lines=("- \x81\x03bye", f"+ \x81\x03bye{CLOSED_WITH_1011}"),
         plain=("ws_raises_open",),
     ),
