@@ -1,4 +1,4 @@
-"""Runs the Python blocks of the documentation.
+"""Runs the Python blocks of docs/ (those of the README run beside the examples).
 
 The blocks of one `##` section make one script, as docs/http.md tells its readers. The lines of a
 `text` block in the same section must appear in what the script prints.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Runs each example as its own text says, and asks it something."""
+"""Runs each example, and the README's, as its own text says, and asks it something."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ import pytest
 import requests
 from websockets.sync.client import connect
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
 SERVING = Path(sys.executable).parent / "serving"
 STOP_DEADLINE_S = 20
 
 
 @contextlib.contextmanager
-def running(example: str, state_dir: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Serve an example with the command that it names; stop it as its user would, with Ctrl-C."""
+def running(
+    *command: str | Path, cwd: Path, state_dir: Path
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Serve with a command that an example names; stop it as its user would, with Ctrl-C."""
     process = subprocess.Popen(
-        [SERVING, "run", "app:app"],
-        cwd=EXAMPLES / example,
+        command,
+        cwd=cwd,
         env={**os.environ, "SERVING_HTTP_PORT": "0", "SERVING_STATE_DIR": str(state_dir)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -40,6 +43,12 @@ def running(example: str, state_dir: Path) -> Iterator[tuple[str, subprocess.Pop
         process.communicate()
 
 
+def running_example(
+    name: str, state_dir: Path
+) -> contextlib.AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    return running(SERVING, "run", "app:app", cwd=EXAMPLES / name, state_dir=state_dir)
+
+
 def address_of(process: subprocess.Popen[str]) -> str:
     """The host and port that the command says it serves on, once it does."""
     assert process.stdout is not None
@@ -52,7 +61,7 @@ def address_of(process: subprocess.Popen[str]) -> str:
 
 
 def test_quickstart_greets(tmp_path: Path) -> None:
-    with running("quickstart", tmp_path) as (address, _):
+    with running_example("quickstart", tmp_path) as (address, _):
         answer = requests.get(f"http://{address}/?name=Ada", timeout=10)
 
     assert answer.json() == {"message": "Hello, Ada!"}
@@ -73,7 +82,7 @@ def test_demo_shows_a_request_and_its_answer(tmp_path: Path) -> None:
 
 
 def test_fastapi_app_scores_and_validates(tmp_path: Path) -> None:
-    with running("fastapi_app", tmp_path) as (address, _):
+    with running_example("fastapi_app", tmp_path) as (address, _):
         url = f"http://{address}"
         good = requests.post(f"{url}/score", json={"text": "a great, great day"}, timeout=10)
         empty = requests.post(f"{url}/score", json={"text": ""}, timeout=10)
@@ -88,7 +97,7 @@ def test_fastapi_app_scores_and_validates(tmp_path: Path) -> None:
 
 
 def test_streaming_sends_words_as_they_come_and_notices_who_leaves(tmp_path: Path) -> None:
-    with running("streaming", tmp_path) as (address, process):
+    with running_example("streaming", tmp_path) as (address, process):
         with requests.get(f"http://{address}/?words=4", stream=True, timeout=10) as answer:
             words = [line for line in answer.iter_lines(decode_unicode=True) if line]
         with requests.get(f"http://{address}/?words=1000", stream=True, timeout=10) as answer:
@@ -101,7 +110,7 @@ def test_streaming_sends_words_as_they_come_and_notices_who_leaves(tmp_path: Pat
 
 
 def test_websocket_chat_passes_on_what_members_say(tmp_path: Path) -> None:
-    with running("websocket_chat", tmp_path) as (address, _):
+    with running_example("websocket_chat", tmp_path) as (address, _):
         page = requests.get(f"http://{address}/", timeout=10)
         with connect(f"ws://{address}/room/Ada") as ada:
             heard = [ada.recv(5)]
@@ -114,3 +123,17 @@ def test_websocket_chat_passes_on_what_members_say(tmp_path: Path) -> None:
 
     assert "new WebSocket" in page.text
     assert heard == ["Ada came in", "Bob came in", "Bob: hello", "Bob left"]
+
+
+def test_readme_serves_from_the_command_line_and_from_a_script(tmp_path: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    hello, script = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (tmp_path / "hello.py").write_text(hello)
+    (tmp_path / "script.py").write_text(script)
+    commands = [[SERVING, "run", "hello:app"], [sys.executable, "script.py"]]
+
+    for command in commands:
+        with running(*command, cwd=tmp_path, state_dir=tmp_path) as (address, _):
+            answer = requests.get(f"http://{address}/?name=Ada", timeout=10)
+
+        assert answer.text in readme.splitlines()
