@@ -130,7 +130,10 @@ def test_readme_serves_from_the_command_line_and_from_a_script(tmp_path: Path) -
     hello, script = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     (tmp_path / "hello.py").write_text(hello)
     (tmp_path / "script.py").write_text(script)
-    commands = [[SERVING, "run", "hello:app"], [sys.executable, "script.py"]]
+    commands: list[list[str | Path]] = [
+        [SERVING, "run", "hello:app"],
+        [sys.executable, "script.py"],
+    ]
 
     for command in commands:
         with running(*command, cwd=tmp_path, state_dir=tmp_path) as (address, _):
