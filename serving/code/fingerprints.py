@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import site
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
+from serving.code import references
 from serving.code.pickler import complete_classes
 from serving.v1.controller_pb2 import Code
-
-_OWN_FOLDER = str(Path(__file__).parents[1])
 
 
 def fingerprint(codes: Iterable[Code]) -> str:
@@ -59,20 +55,7 @@ def _without_class_ids(pickled: bytes) -> bytes:
 def _user_modules() -> Iterator[tuple[str, Path]]:
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if name == "__main__" or not isinstance(path, str) or not _is_users(path):
+        if name == "__main__" or not isinstance(path, str) or references.is_library_file(path):
             continue
         if Path(path).is_file():
             yield name, Path(path)
-
-
-@lru_cache(maxsize=8192)
-def _is_users(path: str) -> bool:
-    return not path.startswith(_library_folders())
-
-
-@lru_cache(maxsize=1)
-def _library_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    folders = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages(), _OWN_FOLDER]
-    return tuple({f"{spelled}/" for f in folders for spelled in (f, str(Path(f).resolve()))})

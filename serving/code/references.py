@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import site
 import sys
+import sysconfig
 from functools import lru_cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -61,10 +64,24 @@ def importable(name: str) -> bool:
     if spec is None or name == "__main__" or spec.name == "__main__":
         return False
     top = name.partition(".")[0]
-    top_spec = getattr(sys.modules.get(top), "__spec__", None)
-    return top in sys.stdlib_module_names or (
-        top_spec is not None and _findable(top, top_spec.origin, tuple(sys.path))
-    )
+    origin = getattr(getattr(sys.modules.get(top), "__spec__", None), "origin", None)
+    if top in sys.stdlib_module_names or (origin is not None and is_library_file(origin)):
+        return True
+    return top in sys.modules and _findable(top, origin, tuple(sys.path))
+
+
+@lru_cache(maxsize=8192)
+def is_library_file(path: str) -> bool:
+    """Whether a file is of the standard library, of an installed package, or of this one."""
+    return path.startswith(_library_folders())
+
+
+@lru_cache(maxsize=1)
+def _library_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    return tuple({f"{spelled}/" for f in folders for spelled in (f, str(Path(f).resolve()))})
 
 
 @lru_cache(maxsize=1024)
