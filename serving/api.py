@@ -6,10 +6,10 @@ import atexit
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving import cluster, progress
 from serving.cluster import OwnCluster
@@ -65,7 +65,8 @@ def run(
                 _stop_own()
             raise
     if blocking:
-        serve_until_interrupted(name)
+        with until_interrupted(name):
+            wait_for_end()
     return DeploymentHandle(spec.ingress, name)
 
 
@@ -126,9 +127,8 @@ def shutdown() -> None:
 
 def _address() -> str | None:
     """Of the controller: of our own cluster, or of the one to be found."""
-    global _own
     if _own is not None and not _own.is_running:
-        _own = None
+        _stop_own()  # it ended by itself
     return _own.address if _own is not None else cluster.find()
 
 
@@ -182,40 +182,35 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     progress.say(f"Application {spec.name!r} is ready")
 
 
-def serve_until_interrupted(
-    name: str, changes: Iterator[bool] | None = None, on_change: Callable[[], object] | None = None
-) -> None:
-    """Waits for Ctrl-C or SIGTERM, then ends the application, or the whole cluster if it is ours.
-
-    Calls `on_change` whenever `changes` yields True. Raises ClusterError where the cluster ends.
-    """
+@contextmanager
+def until_interrupted(name: str) -> Iterator[None]:
+    """Lets Ctrl-C or SIGTERM end what the context does, and the application with it: the whole
+    cluster if it is ours."""
     with _interrupted_by_sigterm():
         try:
-            if changes is None:
-                _wait_for_end()
-            else:
-                for changed in changes:
-                    if not _is_running():
-                        break
-                    if changed and on_change is not None:
-                        on_change()
+            yield
         except KeyboardInterrupt:
             progress.say("Ending; once more to end at once")
-            _stop_own() if _own is not None else delete(name)
-            return
-    raise ClusterError("the cluster ended by itself")
+            if _own is not None:
+                _stop_own()
+            else:
+                with _client() as client:
+                    client.delete(name)
 
 
-def _wait_for_end() -> None:
+def wait_for_end() -> NoReturn:
+    """Waits for the cluster to end by itself, and then raises ClusterError."""
     if _own is not None:
         _own.wait_for_end()
     else:
         with _client() as client:
             client.wait_for_end()
+    raise ClusterError("the cluster ended by itself")
 
 
-def _is_running() -> bool:
-    return _own.is_running if _own is not None else cluster.find() is not None
+def is_running() -> bool:
+    """Whether there is a cluster."""
+    return _address() is not None
 
 
 @contextmanager

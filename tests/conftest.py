@@ -82,9 +82,12 @@ def _no_processes_left() -> Iterator[None]:
     finally:
         os.environ[MARK] = outer
     _, left = psutil.wait_procs(_marked(mark), timeout=GRACE_S)
-    names = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+    names = []
     for process in left:
-        process.kill()
+        # One that has ended and only waits to be reaped by PID 1 is not left.
+        with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            names.append(f"{process.pid}: {' '.join(process.cmdline())}")
+            process.kill()
     assert not names, f"processes left behind: {names}"
 
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serving import api, cluster, lifeline, progress
+from serving.cli.changes import Changes
 from serving.cli.options import Host, Port, http_options
 from serving.exceptions import ClusterError
-
-# How often a command that waits for changes looks whether the cluster still runs.
-_LOOK_EVERY_MS = 500
 
 
 def run(
@@ -44,12 +41,19 @@ def run(
             "a cluster runs already and keeps its address: leave out --host and --port, or end it "
             "with `serving shutdown`"
         )
-    with api.connected(http_options(host, port)) as address:
+    # From here on: what changes during the first deploy must not be missed.
+    changes = Changes(app_dir) if reload else None
+    with api.connected(http_options(host, port)) as address, api.until_interrupted(name):
         deploy = [import_path, name, route_prefix, str(app_dir.absolute())]
         if _deploy(address, deploy) != 0:
             raise typer.Exit(1)
-        changes = _changes(app_dir) if reload else None
-        api.serve_until_interrupted(name, changes, lambda: _deploy(address, deploy))
+        if changes is None:
+            api.wait_for_end()
+        while api.is_running():
+            if changed := changes.wait():
+                progress.say(f"Changed: {', '.join(changed)}")
+                _deploy(address, deploy)
+        raise ClusterError("the cluster ended by itself")
 
 
 def _deploy(address: str, arguments: list[str]) -> int:
@@ -72,20 +76,3 @@ def _deploy(address: str, arguments: list[str]) -> int:
     finally:
         os.close(read)
         os.close(write)
-
-
-def _changes(folder: Path) -> Iterator[bool]:
-    """Yields True after Python files changed, and False now and then."""
-    from watchfiles import PythonFilter, watch
-
-    for changed in watch(
-        folder,
-        watch_filter=PythonFilter(),
-        yield_on_timeout=True,
-        rust_timeout=_LOOK_EVERY_MS,
-        raise_interrupt=True,
-    ):
-        if changed:
-            files = ", ".join(sorted({Path(path).name for _, path in changed}))
-            progress.say(f"Changed: {files}")
-        yield bool(changed)

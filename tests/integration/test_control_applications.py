@@ -118,9 +118,8 @@ def test_renamed_deployment_costs_no_request() -> None:
 
 def test_failed_update_leaves_the_old_version_serving() -> None:
     serving.run(says("good"))
-    with hammering() as answers:
-        with pytest.raises(DeploymentFailedError, match="no model") as caught:
-            serving.run(failing("no model"))
+    with hammering() as answers, pytest.raises(DeploymentFailedError, match="model") as caught:
+        serving.run(failing("no model"))
 
     assert set(answers) == {(200, "good")}
     assert "the version before it serves on" in str(caught.value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ def get(path: str = "/") -> requests.Response:
     return requests.get(f"http://127.0.0.1:{serving.status().http_port}{path}", timeout=DEADLINE_S)
 
 
-def until(condition: Callable[[], T], *, within_s: float = DEADLINE_S) -> T:
+def until(condition: Callable[[], T | Literal[False] | None], *, within_s: float = DEADLINE_S) -> T:
     """Waits for the condition to be true and returns its value."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
@@ -70,6 +71,24 @@ def descendants(pid: int) -> list[psutil.Process]:
     return []
 
 
+def still_running(
+    processes: list[psutil.Process], *, within_s: float = 0.0
+) -> list[psutil.Process]:
+    """Those that have not ended by then. One that only waits to be reaped by PID 1 has ended."""
+    deadline = time.monotonic() + within_s
+    while left := [process for process in processes if not _has_ended(process)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
+    return left
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
 def command(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
@@ -78,7 +97,7 @@ def command(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def script(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs a Python script; kills it in the end if it still runs."""
+    """Runs a Python script; ends it with the context if it still runs."""
     process = subprocess.Popen(
         [sys.executable, str(path), *arguments],
         stdout=subprocess.PIPE,
@@ -86,12 +105,22 @@ def script(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=path.parent,
     )
-    with process:
+    with process, ended(process):
+        yield process
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends the process with the context, as Ctrl-C does, where it still runs."""
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
         try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+            process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:

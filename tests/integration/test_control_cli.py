@@ -1,0 +1,180 @@
+"""The `serving run` command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.control import descendants, ended, isolate, read_until, still_running, until
+
+APP = """
+import serving
+import helper
+
+@serving.deployment
+def hello(request):
+    return helper.text()
+
+app = hello.bind()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    isolate(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An application whose answer comes from a module two imports deep."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "app.py").write_text(APP)
+    (folder / "helper.py").write_text("from texts import TEXT\ndef text(): return TEXT\n")
+    (folder / "texts.py").write_text("TEXT = 'one'\n")
+    return folder
+
+
+@contextmanager
+def serving_run(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.cli", "run", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process, ended(process):
+        yield process
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    return read_until(process, "is ready at").split()[-1]
+
+
+def test_run_serves_until_interrupted(folder: Path) -> None:
+    with serving_run(folder, "app:app", "--route-prefix", "/hi") as process:
+        url = url_of(process)
+        assert url.endswith("/hi")
+        assert requests.get(url, timeout=20).text == "one"
+        started = descendants(process.pid)
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(20) == 0
+    assert not still_running(started)
+
+
+def test_run_that_is_killed_leaves_nothing(folder: Path) -> None:
+    with serving_run(folder, "app:app", "--reload") as process:
+        url_of(process)
+        started = descendants(process.pid)
+
+        process.kill()
+
+        assert not still_running(started, within_s=2.0)
+
+
+def test_run_takes_the_folder_and_the_port(folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    arguments = ["app:app", "--app-dir", str(folder), "--port", str(port)]
+    with serving_run(tmp_path, *arguments) as process:
+        assert url_of(process) == f"http://127.0.0.1:{port}/"
+
+
+def test_reload_serves_what_changed_without_a_failed_request(folder: Path) -> None:
+    with serving_run(folder, "app:app", "--reload") as process:
+        url = url_of(process)
+        seen: list[str] = []
+
+        def answer() -> str:
+            response = requests.get(url, timeout=20)
+            assert response.status_code == 200
+            seen.append(response.text)
+            return response.text
+
+        assert answer() == "one"
+        (folder / "texts.py").write_text("TEXT = 'two'\n")
+        until(lambda: answer() == "two")
+        assert set(seen) == {"one", "two"}
+
+
+def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None:
+    with serving_run(folder, "app:app", "--reload") as process:
+        url = url_of(process)
+
+        (folder / "texts.py").write_text("TEXT = (\n")
+        read_until(process, "SyntaxError")
+        assert requests.get(url, timeout=20).text == "one"
+
+        (folder / "texts.py").write_text("TEXT = 'three'\n")
+        read_until(process, "is ready at")
+        assert requests.get(url, timeout=20).text == "three"
+
+
+@pytest.mark.parametrize(
+    ("import_path", "message"),
+    [
+        ("app", "'app' is not of the form module:app"),
+        ("nothing:app", "no module 'nothing' in "),
+        ("app:ap", "module 'app' has no attribute 'ap'; did you mean 'app'?"),
+        ("app:xyz", "module 'app' has no attribute 'xyz'; applications in it: app"),
+        ("app:hello", "deployment 'hello' is not bound: did you forget .bind()?"),
+        ("helper:text", "'helper:text' is no application but 'function': did you forget"),
+    ],
+)
+def test_wrong_import_path_is_one_line(folder: Path, import_path: str, message: str) -> None:
+    with serving_run(folder, import_path) as process:
+        assert process.wait(30) == 1
+        assert process.stdout is not None
+        output = process.stdout.read()
+
+    assert message in output
+    assert len(output.splitlines()) == 1
+
+
+def test_exception_in_the_module_is_shown_with_the_users_frames(folder: Path) -> None:
+    (folder / "texts.py").write_text("import missing_library\n")
+    with serving_run(folder, "app:app") as process:
+        assert process.wait(30) == 1
+        assert process.stdout is not None
+        output = process.stdout.read()
+
+    assert "ModuleNotFoundError: No module named 'missing_library'" in output
+    assert str(folder / "texts.py") in output
+    assert os.path.join("serving", "cli") not in output
+
+
+def test_failed_constructor_is_shown_and_the_exit_code_is_one(folder: Path) -> None:
+    (folder / "app.py").write_text(
+        "import serving\n\n@serving.deployment\nclass Fails:\n"
+        "    def __init__(self): raise RuntimeError('no model')\n"
+        "    def __call__(self): ...\n\napp = Fails.bind()\n"
+    )
+    with serving_run(folder, "app:app") as process:
+        started = descendants(process.pid)
+        assert process.wait(30) == 1
+        assert process.stdout is not None
+        assert "RuntimeError: no model" in process.stdout.read()
+    assert not still_running(started)
+
+
+def test_port_in_use_is_told(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with serving_run(folder, "app:app", "--port", str(port)) as process:
+            assert process.wait(30) == 1
+            assert process.stdout is not None
+            assert f"port {port} on 127.0.0.1 is in use by process {os.getpid()}" in (
+                process.stdout.read()
+            )

@@ -1,0 +1,328 @@
+"""Processes of a cluster: where they come from, and that none stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+import serving
+from serving import api
+from serving.exceptions import ClusterError, DeploymentFailedError
+from tests.support.control import (
+    command,
+    descendants,
+    get,
+    isolate,
+    own_cluster,
+    read_until,
+    replica_pids,
+    script,
+    still_running,
+    until,
+)
+
+GONE_WITHIN_S = 2.0
+
+SERVES = """
+    import serving
+
+    @serving.deployment
+    def hello(request):
+        return "hello"
+
+    serving.run(hello.bind(){arguments})
+    print("port", serving.status().http_port, flush=True)
+    {then}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    isolate(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with own_cluster(monkeypatch, tmp_path):
+        yield
+
+
+@serving.deployment
+def hello(request: object) -> str:
+    return "hello"
+
+
+def write(path: Path, *, then: str = "", arguments: str = "") -> Path:
+    path.write_text(textwrap.dedent(SERVES).format(then=then, arguments=arguments))
+    return path
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def named(name: str) -> psutil.Process:
+    """The one process of the cluster below us that runs this module."""
+    (found,) = [p for p in descendants(os.getpid()) if f"-m serving.{name}" in command(p)]
+    return found
+
+
+# The end
+
+
+def test_script_that_ends_takes_its_cluster_along(tmp_path: Path) -> None:
+    with script(write(tmp_path / "app.py")) as process:
+        port = int(read_until(process, "port").split()[1])
+        assert process.wait(20) == 0
+
+    assert not listens(port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_script_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    path = write(tmp_path / "app.py", then="import signal; signal.pause()")
+    with script(path) as process:
+        port = int(read_until(process, "port").split()[1])
+        started = descendants(process.pid)
+        assert len(started) == 4
+        process.send_signal(number)
+
+        assert not still_running(started, within_s=GONE_WITHIN_S)
+
+    assert not listens(port)
+
+
+def test_script_that_is_killed_leaves_no_replica_that_is_stuck(tmp_path: Path) -> None:
+    """A constructor that neither returns nor lets other threads run cannot hear the lifeline."""
+    path = tmp_path / "app.py"
+    path.write_text(
+        textwrap.dedent("""
+            import ctypes, threading, serving
+
+            @serving.deployment
+            class Stuck:
+                def __init__(self):
+                    print("stuck", flush=True)
+                    ctypes.PyDLL(None).sleep(60)
+                def __call__(self): ...
+
+            serving.run(Stuck.bind())
+        """)
+    )
+    with script(path) as process:
+        read_until(process, "stuck")
+        started = descendants(process.pid)
+        process.kill()
+
+        assert not still_running(started, within_s=GONE_WITHIN_S)
+
+
+def test_forked_child_does_not_keep_the_cluster_of_a_killed_script(tmp_path: Path) -> None:
+    then = "import os, signal; os.fork() or signal.pause(); signal.pause()"
+    with script(write(tmp_path / "app.py", then=then)) as process:
+        read_until(process, "port")
+        everyone = until(lambda: len(d := descendants(process.pid)) == 5 and d)
+        started = [p for p in everyone if "-m serving." in command(p)]
+        (forked,) = set(everyone) - set(started)
+        try:
+            process.kill()
+            assert not still_running(started, within_s=GONE_WITHIN_S)
+        finally:
+            forked.kill()
+
+
+def test_interrupt_ends_a_blocking_run_with_everything(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    write(path, arguments=", blocking=True", then="print('after', flush=True)")
+    with script(path) as process:
+        read_until(process, "is ready at")
+        started = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+
+        read_until(process, "port 0")
+        assert process.wait(20) == 0
+
+    assert not still_running(started)
+
+
+def test_shutdown_ends_all_processes_and_removes_the_folder(cluster: None) -> None:
+    serving.run(hello.bind())
+    started = descendants(os.getpid())
+    folder = Path(str(api._address()).removeprefix("unix:")).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    serving.shutdown()
+
+    assert not still_running(started)
+    assert not folder.exists()
+    assert serving.status().applications == {}
+    serving.shutdown()
+
+
+def test_supervisor_that_is_killed_takes_all_along(cluster: None) -> None:
+    serving.run(hello.bind())
+    started = descendants(os.getpid())
+
+    named("supervisor").kill()
+
+    assert not still_running(started, within_s=GONE_WITHIN_S)
+
+
+def test_controller_that_is_killed_ends_the_cluster(cluster: None) -> None:
+    serving.run(hello.bind())
+    started = descendants(os.getpid())
+
+    named("controller").kill()
+
+    assert not still_running(started, within_s=2 * GONE_WITHIN_S)
+    serving.run(hello.bind())
+    assert get().text == "hello"
+
+
+# Failing to start
+
+
+def test_port_in_use_is_told_with_its_holder_and_nothing_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as holder:
+        port = holder.getsockname()[1]
+        monkeypatch.setenv("SERVING_HTTP_PORT", str(port))
+
+        with pytest.raises(ClusterError, match=rf"port {port} .* by process {os.getpid()} "):
+            serving.run(hello.bind())
+
+    assert not descendants(os.getpid())
+
+
+def test_failed_constructor_leaves_no_cluster_that_run_started() -> None:
+    @serving.deployment
+    class Fails:
+        def __init__(self) -> None:
+            raise RuntimeError("no")
+
+        def __call__(self) -> None: ...
+
+    with pytest.raises(DeploymentFailedError):
+        serving.run(Fails.bind())  # type: ignore[attr-defined]
+
+    assert not descendants(os.getpid())
+
+
+def test_wrong_application_starts_nothing() -> None:
+    with pytest.raises(TypeError, match=r"'hello' is not bound: did you forget \.bind\(\)"):
+        serving.run(hello)  # type: ignore[arg-type]
+
+    assert not descendants(os.getpid())
+
+
+def test_proxy_that_cannot_start_is_told(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pem")
+    serving.start(http_options={"port": 0, "ssl_certfile": missing, "ssl_keyfile": missing})
+
+    with pytest.raises(ClusterError, match="proxy-0"):
+        serving.run(hello.bind())
+
+    until(lambda: not descendants(os.getpid()))
+
+
+def test_address_of_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_ADDRESS", "unix:/nowhere/controller.sock")
+
+    with pytest.raises(ClusterError, match="no cluster at unix:/nowhere"):
+        serving.run(hello.bind())
+
+
+# While it runs
+
+
+def test_proxy_that_dies_comes_back_and_no_connection_is_refused(cluster: None) -> None:
+    serving.run(hello.bind())
+    dead = named("proxy")
+
+    dead.kill()
+
+    assert get().text == "hello"
+    assert named("proxy").pid != dead.pid
+
+
+def test_several_proxies_share_one_port() -> None:
+    try:
+        serving.start(http_options={"port": 0, "num_proxies": 3})
+        serving.run(hello.bind())
+
+        assert {get().text for _ in range(20)} == {"hello"}
+        assert len(serving.status().proxies) == 3
+    finally:
+        serving.shutdown()
+
+
+def test_no_proxy_where_http_is_disabled() -> None:
+    try:
+        started = serving.start(http_options={"location": "Disabled"})
+        serving.run(hello.bind())
+
+        assert started.http_port == 0
+        assert serving.status().applications["default"].status == "RUNNING"
+        assert not [p for p in descendants(os.getpid()) if "serving.proxy" in command(p)]
+    finally:
+        serving.shutdown()
+
+
+def test_options_for_a_cluster_that_runs_are_ignored_with_a_warning(cluster: None) -> None:
+    with pytest.warns(RuntimeWarning, match="runs already"):
+        serving.start(http_options={"port": 0})
+
+
+def test_interrupt_in_the_terminal_reaches_the_script_alone(cluster: None) -> None:
+    serving.run(hello.bind())
+    groups = {os.getpgid(process.pid) for process in descendants(os.getpid())}
+
+    assert os.getpgid(0) not in groups
+    assert replica_pids()
+
+
+# The cluster that stays
+
+
+def test_detached_cluster_outlives_the_scripts_that_use_it(tmp_path: Path) -> None:
+    serving_command(tmp_path, "start")
+    try:
+        with script(write(tmp_path / "app.py")) as process:
+            port = int(read_until(process, "port").split()[1])
+            assert process.wait(20) == 0
+
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).text == "hello"
+        assert "default: RUNNING, /" in serving_command(tmp_path, "status")
+        assert "is deleted" in serving_command(tmp_path, "delete", "default")
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404
+        assert "runs already" in serving_command(tmp_path, "start", code=1)
+    finally:
+        serving_command(tmp_path, "shutdown")
+    assert not listens(port)
+    assert "no cluster runs" in serving_command(tmp_path, "status", code=1)
+
+
+def serving_command(tmp_path: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.cli", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout

@@ -1,0 +1,316 @@
+"""The decision about one deployment, and what it does over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from serving.controller import plan
+from serving.controller.model import History, Plan, Replica, ReplicaState, Target
+
+STARTING, RUNNING, STOPPING = ReplicaState.STARTING, ReplicaState.RUNNING, ReplicaState.STOPPING
+PROVEN = History(proven=True)
+GIVEN_UP = History(failures=plan.MAX_FAILED_STARTS)
+
+
+def replicas(*states: tuple[str, ReplicaState]) -> list[Replica]:
+    """Replicas named r0, r1, … of these versions and states, the first being the oldest."""
+    return [
+        Replica(f"r{index}", version, state, float(index), float(index))
+        for index, (version, state) in enumerate(states)
+    ]
+
+
+def names(steps: Plan) -> tuple[list[str], list[str]]:
+    return [s.version for s in steps.start], [s.replica_id for s in steps.stop]
+
+
+@pytest.mark.parametrize(
+    ("target", "running", "starts", "stops"),
+    [
+        pytest.param(Target("a", 2), [], ["a", "a"], [], id="nothing runs"),
+        pytest.param(Target("a", 1), [("a", RUNNING)], [], [], id="as wanted"),
+        pytest.param(Target("a", 1), [("a", STARTING)], [], [], id="on the way"),
+        pytest.param(Target("a", 1), [("a", STOPPING)], ["a"], [], id="one that leaves"),
+        pytest.param(
+            Target("a", 1), [("a", RUNNING), ("a", RUNNING)], [], ["r1"], id="youngest goes"
+        ),
+        pytest.param(
+            Target("a", 1), [("a", STARTING), ("a", RUNNING)], [], ["r0"], id="unready goes first"
+        ),
+        pytest.param(Target("a", 0), [("a", RUNNING)], [], ["r0"], id="none wanted"),
+        pytest.param(Target("b", 1), [("a", RUNNING)], ["b"], [], id="new one first"),
+        pytest.param(
+            Target("b", 1), [("a", RUNNING), ("b", STARTING)], [], [], id="old until new is ready"
+        ),
+        pytest.param(
+            Target("b", 1), [("a", RUNNING), ("b", RUNNING)], [], ["r0"], id="old one leaves"
+        ),
+        pytest.param(
+            Target("b", 2),
+            [("a", RUNNING), ("a", RUNNING), ("b", RUNNING), ("b", STARTING)],
+            [],
+            ["r0"],
+            id="old ones leave one by one",
+        ),
+        pytest.param(
+            Target("b", 1), [("a", STARTING), ("b", STARTING)], [], ["r0"], id="old never ready"
+        ),
+        pytest.param(None, [("a", RUNNING), ("a", STARTING)], [], ["r0", "r1"], id="deleted"),
+        pytest.param(None, [("a", STOPPING)], [], [], id="deleted and leaving"),
+    ],
+)
+def test_plan_of_a_version_that_works(
+    target: Target | None,
+    running: list[tuple[str, ReplicaState]],
+    starts: list[str],
+    stops: list[str],
+) -> None:
+    steps = plan.compute(target, {}, replicas(*running), now=100.0)
+
+    assert names(steps) == (starts, stops)
+    assert all(start.reason for start in steps.start)
+    assert all(stop.reason for stop in steps.stop)
+
+
+def test_plan_waits_before_it_tries_again() -> None:
+    history = History(failures=1, retry_at=10.0)
+
+    early = plan.compute(Target("a", 1), {"a": history}, [], now=9.0)
+    late = plan.compute(Target("a", 1), {"a": history}, [], now=10.0)
+
+    assert (names(early), early.wake_at) == (([], []), 10.0)
+    assert (names(late), late.wake_at) == ((["a"], []), None)
+
+
+def test_plan_gives_up_a_version_that_never_worked() -> None:
+    assert plan.compute(Target("a", 1), {"a": GIVEN_UP}, [], now=100.0) == Plan()
+
+
+def test_plan_never_gives_up_a_version_that_worked() -> None:
+    history = replace(PROVEN, failures=50, retry_at=5.0)
+
+    assert names(plan.compute(Target("a", 1), {"a": history}, [], now=5.0)) == (["a"], [])
+
+
+def test_plan_returns_to_the_previous_version() -> None:
+    target = Target("b", 2, previous="a")
+    running = replicas(("a", RUNNING), ("b", STARTING), ("b", RUNNING))
+
+    steps = plan.compute(target, {"a": PROVEN, "b": GIVEN_UP}, running, now=100.0)
+
+    # One of b serves still, and does so until the second of a is ready.
+    assert names(steps) == (["a"], ["r1"])
+
+
+def test_replicas_that_fail_together_count_once() -> None:
+    history = History()
+    for _ in range(4):
+        history = plan.after_failure(
+            history, started_at=1.0, was_ready=False, error="boom", now=2.0
+        )
+
+    assert history.failures == 1
+    assert history.retry_at == 2.0 + plan.FIRST_DELAY_S
+
+
+def test_delay_doubles_up_to_its_limit_and_is_forgotten() -> None:
+    history, now, delays = PROVEN, 0.0, []
+    for _ in range(12):
+        history = plan.after_failure(
+            history, started_at=now, was_ready=True, error="crash", now=now + 1
+        )
+        delays.append(round(history.retry_at - now - 1, 3))
+        now = history.retry_at
+        history = plan.after_ready(history, now=now)
+
+    assert delays[:4] == [0.0, 0.1, 0.2, 0.4]
+    assert delays[-1] == plan.MAX_DELAY_S
+
+    later = now + plan.STABLE_AFTER_S
+    history = plan.after_failure(history, started_at=now, was_ready=True, error="crash", now=later)
+    assert (history.failures, history.retry_at) == (1, later)
+
+
+def test_version_is_proven_once_all_of_it_was_ready() -> None:
+    assert not plan.is_complete(Target("a", 2), replicas(("a", RUNNING), ("a", STARTING)))
+    assert not plan.is_complete(Target("a", 1), replicas(("a", RUNNING), ("b", RUNNING)))
+    assert plan.is_complete(Target("a", 1), replicas(("a", RUNNING), ("b", STOPPING)))
+    assert plan.after_complete(History(failures=2, error="boom")).proven
+
+
+# Over time: a deployment, simulated
+
+
+@dataclass
+class World:
+    """Carries out plans at once, but for replicas, which take their time."""
+
+    target: Target | None
+    histories: dict[str, History] = field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
+    now: float = 0.0
+    count: int = 0
+    starts: dict[str, int] = field(default_factory=dict)
+
+    def step(self) -> Plan:
+        if self.target and plan.is_complete(self.target, self.seen):
+            version = self.target.version
+            self.histories[version] = plan.after_complete(self.history(version))
+            self.target = replace(self.target, previous=None)
+        steps = plan.compute(self.target, self.histories, self.seen, self.now)
+        ready_before = self.ready
+        for start in steps.start:
+            self.count += 1
+            self.starts[start.version] = self.starts.get(start.version, 0) + 1
+            self.replicas[f"r{self.count}"] = Replica(
+                f"r{self.count}", start.version, STARTING, self.now, self.now
+            )
+        for stop in steps.stop:
+            self.become(stop.replica_id, STOPPING)
+        wanted = self.target.num_replicas if self.target else 0
+        assert self.ready >= min(ready_before, wanted), "stopped a replica that was needed"
+        return steps
+
+    @property
+    def seen(self) -> list[Replica]:
+        return list(self.replicas.values())
+
+    @property
+    def ready(self) -> int:
+        return sum(replica.state is RUNNING for replica in self.seen)
+
+    def history(self, version: str) -> History:
+        return self.histories.get(version, History())
+
+    def become(self, name: str, state: ReplicaState) -> None:
+        self.replicas[name] = replace(self.replicas[name], state=state, since=self.now)
+
+    def want(self, version: str, count: int) -> None:
+        """As the controller's state does it."""
+        previous = None
+        if self.target:
+            current = self.target.version
+            previous = current if self.history(current).proven else self.target.previous
+        if plan.has_failed(version, self.histories):
+            del self.histories[version]
+        self.target = Target(version, count, None if previous == version else previous)
+
+    def advance(self, name: str) -> None:
+        """A replica goes on in its life."""
+        replica = self.replicas[name]
+        if replica.state is STOPPING:
+            del self.replicas[name]
+        elif replica.state is STARTING and replica.version not in self.broken:
+            self.become(name, RUNNING)
+            self.histories[replica.version] = plan.after_ready(
+                self.history(replica.version), now=self.now
+            )
+        elif replica.state is STARTING:
+            self.crash(name)
+
+    def crash(self, name: str) -> None:
+        replica = self.replicas.pop(name)
+        if replica.state is not STOPPING:
+            self.histories[replica.version] = plan.after_failure(
+                self.history(replica.version),
+                started_at=replica.started_at,
+                was_ready=replica.state is RUNNING,
+                error="crash",
+                now=self.now,
+            )
+
+    def settle(self) -> None:
+        """Lets everything happen that is on its way; fails if that never ends."""
+        for _ in range(500):
+            steps = self.step()
+            moving = [r.replica_id for r in self.seen if r.state is not RUNNING]
+            if steps == Plan() and not moving:
+                return
+            if moving:
+                self.now += 0.5
+                self.advance(moving[0])
+            elif steps.wake_at is not None:
+                self.now = max(self.now, steps.wake_at)
+        raise AssertionError("never settled")
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("deploy"), st.sampled_from("abc"), st.integers(1, 4)),
+        st.tuples(st.just("advance"), st.integers(0, 9)),
+        st.tuples(st.just("crash"), st.integers(0, 9)),
+        st.tuples(st.just("wait"), st.floats(0.0, 30.0)),
+    ),
+    max_size=40,
+)
+
+
+def happen(world: World, event: tuple[object, ...]) -> None:
+    kind, *details = event
+    present = sorted(world.replicas)
+    match kind, details:
+        case "deploy", [str(version), int(count)]:
+            world.want(version, count)
+        case "advance", [int(index)] if present:
+            world.advance(present[index % len(present)])
+        case "crash", [int(index)] if present:
+            world.crash(present[index % len(present)])
+        case "wait", [float(seconds)]:
+            world.now += seconds
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(EVENTS, st.frozensets(st.sampled_from("abc")))
+def test_deployment_settles_whatever_happened(
+    events: list[tuple[object, ...]], broken: frozenset[str]
+) -> None:
+    world = World(Target("a", 2), broken=broken)
+    for event in events:
+        happen(world, event)
+        world.step()
+    world.settle()
+
+    target = world.target
+    assert target is not None
+    versions = [replica.version for replica in world.seen]
+    if not plan.has_failed(target.version, world.histories):
+        assert versions == [target.version] * target.num_replicas
+    elif target.previous is not None:
+        assert versions == [target.previous] * target.num_replicas
+    else:
+        assert len(versions) <= target.num_replicas
+    assert plan.compute(target, world.histories, world.seen, world.now) == Plan()
+
+
+@settings(deadline=None)
+@given(EVENTS)
+def test_broken_update_never_costs_a_ready_replica(events: list[tuple[object, ...]]) -> None:
+    world = World(Target("a", 2), broken=frozenset("bc"))
+    world.settle()
+    for event in events:
+        if event[0] != "crash":
+            happen(world, (*event[:2], 2) if event[0] == "deploy" else event)
+        world.step()
+        assert world.ready >= 2
+
+
+@given(st.integers(1, 5))
+def test_broken_version_is_tried_a_bounded_number_of_times(count: int) -> None:
+    world = World(Target("a", count), broken=frozenset("a"))
+    world.settle()
+
+    assert not world.replicas
+    assert world.starts["a"] <= plan.MAX_FAILED_STARTS * count
+
+
+def test_deleted_deployment_leaves_nothing() -> None:
+    world = World(Target("a", 3))
+    world.settle()
+    world.target = None
+    world.settle()
+
+    assert not world.replicas
