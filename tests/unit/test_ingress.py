@@ -18,6 +18,7 @@ from fastapi import (
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from pydantic.errors import PydanticUndefinedAnnotation
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -417,6 +418,31 @@ async def test_overridden_dependency_is_the_one_of_the_subclass() -> None:
 
     await served(Child())
     assert await get(app, "/") == "child"
+
+
+async def test_postponed_annotations_may_name_what_the_class_holds() -> None:
+    source = """
+from __future__ import annotations
+@ingress(app)
+class Postponed:
+    class Body(BaseModel):
+        text: str
+    def who(self) -> str:
+        return "me"
+    @app.post("/")
+    def root(self, who: Annotated[str, Depends(who)], body: Body) -> list[str]:
+        return [who, body.text]
+"""
+    app = FastAPI()
+    names = {name: globals()[name] for name in ("Annotated", "BaseModel", "Depends", "ingress")}
+    namespace = {**names, "app": app, "__name__": "postponed"}
+    try:
+        exec(source, namespace)
+    except PydanticUndefinedAnnotation:
+        pytest.skip("this FastAPI refuses the route before it could be bound")
+    await served(namespace["Postponed"]())
+    response = await request(app, "POST", "/", json={"text": "hi"})
+    assert response.json() == ["me", "hi"]
 
 
 async def test_dependency_functions_and_their_overrides() -> None:
