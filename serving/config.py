@@ -201,8 +201,10 @@ def _explained(model: type[BaseModel], problem: Any) -> str:
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     if path == ["ray_actor_options"]:
-        model = ResourceOptions
-    return list(model.model_fields)
+        return list(ResourceOptions.model_fields)
+    fields = list(model.model_fields)
+    # A deployment's name is given among its options, and kept beside them.
+    return ["name", *fields] if model is DeploymentOptions else fields
 
 
 def _environment_number(variable: str, kind: Callable[[str], Any], default: Any) -> Any:

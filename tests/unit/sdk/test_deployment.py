@@ -1,0 +1,162 @@
+"""The decorator, options and bind."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+import serving
+from serving.deployment import Application, Deployment
+
+
+class Model:
+    def __init__(self, path: str, *, size: int = 1) -> None:
+        self.path, self.size = path, size
+
+    def __call__(self) -> str:
+        return self.path
+
+
+def handler(request: object) -> str:
+    return "hello"
+
+
+def test_decorator_works_bare_and_with_options() -> None:
+    bare = serving.deployment(Model)
+    named = serving.deployment(name="other", num_replicas=3)(Model)
+
+    assert (bare.name, bare.config.num_replicas) == ("Model", 1)
+    assert (named.name, named.config.num_replicas) == ("other", 3)
+    assert bare.func_or_class is Model
+    assert bare.func_or_class("x").path == "x"
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = serving.deployment(handler).config
+
+    assert config.max_ongoing_requests == 100
+    assert config.max_queued_requests == -1
+    assert config.graceful_shutdown_timeout_s == 20
+    assert config.health_check_period_s == 10
+    assert config.health_check_timeout_s == 30
+
+
+def test_options_makes_another_deployment() -> None:
+    one = serving.deployment(num_replicas=2, max_ongoing_requests=5)(Model)
+    other = one.options(num_replicas=4, name="four")
+
+    assert (one.name, one.config.num_replicas) == ("Model", 2)
+    assert (other.name, other.config.num_replicas) == ("four", 4)
+    assert other.config.max_ongoing_requests == 5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.name = "changed"  # type: ignore[misc]
+
+
+def test_bind_keeps_the_arguments() -> None:
+    application = serving.deployment(Model).bind("weights", size=2)
+
+    assert isinstance(application, Application)
+    assert (application.args, application.kwargs) == (("weights",), {"size": 2})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "problem"),
+    [
+        ((), {}, "missing a required argument: 'path'"),
+        (("a", "b"), {}, "too many positional arguments"),
+        (("a",), {"sise": 1}, "unexpected keyword argument 'sise'"),
+    ],
+)
+def test_bind_refuses_what_the_constructor_would(
+    args: tuple[Any, ...], kwargs: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(TypeError, match=f"deployment 'Model'.*{problem}"):
+        serving.deployment(Model).bind(*args, **kwargs)
+
+
+def test_bind_of_a_function_takes_nothing() -> None:
+    assert serving.deployment(handler).bind().args == ()
+    with pytest.raises(TypeError, match="'handler' is a function"):
+        serving.deployment(handler).bind("x")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: [a], lambda a: {"k": (a,)}])
+def test_bind_refuses_bound_deployments_as_arguments(wrap: Any) -> None:
+    inner = serving.deployment(handler).bind()
+
+    with pytest.raises(TypeError, match="'Model': the argument 'path' is a bound deployment"):
+        serving.deployment(Model).bind(wrap(inner))
+
+
+def test_call_is_refused_with_the_way_out() -> None:
+    with pytest.raises(TypeError, match=r"serving\.run\(Model\.bind.*Model\.func_or_class"):
+        serving.deployment(Model)("x")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_replica": 2},
+            "deployment 'Model': unknown option 'num_replica' "
+            r"\(did you mean 'num_replicas'\?\); allowed: name, num_replicas, ",
+        ),
+        ({"zzz": 2}, "unknown option 'zzz'; allowed: "),
+        (
+            {"ray_actor_options": {"num_cpu": 1}},
+            "unknown option 'ray_actor_options.num_cpu' .did you mean 'num_cpus'",
+        ),
+    ],
+)
+def test_unknown_option_is_named_with_its_neighbours(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        serving.deployment(**options)(Model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_replicas": 0}, "'num_replicas': 0 would never serve a request; use 1 or more"),
+        ({"num_replicas": "3"}, "'num_replicas': .*valid integer; got '3'"),
+        ({"num_replicas": -1}, "'num_replicas'.*got -1"),
+        ({"max_ongoing_requests": 0}, "'max_ongoing_requests'.*greater than 0; got 0"),
+        ({"max_queued_requests": -2}, "'max_queued_requests'"),
+        ({"user_config": object()}, "'user_config': must be what JSON can hold"),
+        ({"health_check_period_s": "often"}, "'health_check_period_s'.*got 'often'"),
+        ({"http_adapter": 3}, "'http_adapter'"),
+        ({"ray_actor_options": {"runtime_env": {"pip": ["x"]}}}, "has no 'pip' here"),
+        ({"ray_actor_options": {"runtime_env": {"env_vars": {"A": 1}}}}, "dict of str to str"),
+        ({"name": "a#b"}, "name must be a string without"),
+        ({"name": 3}, "name must be a string without"),
+    ],
+)
+def test_wrong_value_is_named_with_the_deployment(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        serving.deployment(**options)(Model)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="num_replicas") as caught:
+        serving.deployment(num_replicas=0, max_ongoing_requests=0)(Model)
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("target", [3, "Model", None, Model("x")])
+def test_decorator_refuses_what_is_neither_class_nor_function(target: Any) -> None:
+    with pytest.raises(TypeError, match="marks a class or a function"):
+        serving.deployment()(target)
+
+
+def test_decorator_refuses_a_deployment() -> None:
+    with pytest.raises(TypeError, match="is a deployment already"):
+        serving.deployment(serving.deployment(Model))
+
+
+def test_repr_shows_what_was_given() -> None:
+    deployment: Deployment[..., Any] = serving.deployment(num_replicas=2)(Model)
+
+    assert repr(deployment) == "Deployment('Model', num_replicas=2)"
+    assert repr(deployment.bind("x")) == "Application('Model')"

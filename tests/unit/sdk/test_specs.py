@@ -1,0 +1,131 @@
+"""What an application is checked for, and when two of them are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+import serving
+from serving.specs import application_spec
+from serving.v1 import controller_pb2 as pb
+
+
+class Callable:
+    def __init__(self, value: int = 1) -> None:
+        self.value = value
+
+    def __call__(self) -> int:
+        return self.value
+
+
+class NotCallable:
+    pass
+
+
+@serving.ingress(FastAPI())
+class Ingress:
+    pass
+
+
+def adapter(body: int) -> int:
+    return body
+
+
+def spec_of(*args: Any, **options: Any) -> pb.DeploymentSpec:
+    application = serving.deployment(**options)(Callable).bind(*args)
+    return application_spec(application, "app", "/").deployments[0]
+
+
+def test_specification_says_what_was_asked_for() -> None:
+    deployment = serving.deployment(name="D", num_replicas=2, user_config={"b": 1, "a": 2})
+    spec = application_spec(deployment(Callable).bind(3), "app", "/x")
+
+    assert (spec.name, spec.route_prefix, spec.ingress) == ("app", "/x", "D")
+    (only,) = spec.deployments
+    assert only.options.num_replicas == 2
+    assert only.options.user_config_json == '{"a": 2, "b": 1}'
+    assert not only.HasField("http_adapter")
+
+
+@pytest.mark.parametrize("prefix", ["", "x", "/x/", "//", "/{x}", "/a}"])
+def test_wrong_route_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="route_prefix"):
+        application_spec(serving.deployment(Callable).bind(), "app", prefix)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a#b", None, 3])
+def test_wrong_application_name_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="name must be"):
+        application_spec(serving.deployment(Callable).bind(), name, "/")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (serving.deployment(Callable), r"'Callable' is not bound: did you forget \.bind\(\)"),
+        (Callable, "expected an application"),
+        (Callable(), "expected an application"),
+        (None, "expected an application"),
+    ],
+)
+def test_what_is_not_bound_is_refused(target: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        application_spec(target, "app", "/")
+
+
+def test_class_that_cannot_take_requests_is_refused_unless_it_serves_no_http() -> None:
+    application = serving.deployment(NotCallable).bind()
+
+    with pytest.raises(TypeError, match="'NotCallable' cannot take HTTP requests: give the class"):
+        application_spec(application, "app", "/")
+    assert application_spec(application, "app", None).route_prefix == ""
+
+
+def test_ingress_class_needs_no_call_method() -> None:
+    application_spec(serving.deployment(Ingress).bind(), "app", "/")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_replicas": 2},
+        {"max_ongoing_requests": 2},
+        {"max_queued_requests": 2},
+        {"graceful_shutdown_timeout_s": 2},
+        {"health_check_period_s": 2},
+    ],
+)
+def test_version_stays_where_no_new_process_is_needed(options: Any) -> None:
+    assert spec_of(**options).version == spec_of().version
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user_config": 1},
+        {"ray_actor_options": {"num_cpus": 1}},
+        {"ray_actor_options": {"runtime_env": {"env_vars": {"A": "b"}}}},
+        {"http_adapter": adapter},
+    ],
+)
+def test_version_changes_with_what_takes_a_new_process(options: Any) -> None:
+    assert spec_of(**options).version != spec_of().version
+
+
+def test_version_changes_with_the_arguments_and_the_code() -> None:
+    class Local:
+        def __call__(self) -> int:
+            return 1
+
+    class Other:
+        def __call__(self) -> int:
+            return 2
+
+    def version(target: Any) -> str:
+        application = serving.deployment(name="D")(target).bind()
+        return application_spec(application, "app", "/").deployments[0].version
+
+    assert spec_of(1).version == spec_of(1).version != spec_of(2).version
+    assert version(Local) == version(Local) != version(Other)
