@@ -232,6 +232,7 @@ class Interleavings(RuleBasedStateMachine):
             for exchange in self.exchanges.values():
                 for end in ("caller", "replica"):
                     moved |= self._read(exchange, end, 1000)
+            self.no_byte_of_a_window_is_lost_or_made()
 
     def _read(self, exchange: Exchange, end: str, parts: int) -> bool:
         stream = exchange.end(end)
