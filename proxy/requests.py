@@ -39,7 +39,7 @@ class RequestHead:
         """A response's headers, with the request's id unless the handler set one."""
         values = list(flat)
         headers = list(zip(values[::2], values[1::2], strict=True))
-        if b"x-request-id" not in values:
+        if not any(len(name) == 12 and name.lower() == b"x-request-id" for name, _ in headers):
             headers.append((b"x-request-id", self.request_id.encode("latin-1")))
         return headers
 
