@@ -26,6 +26,8 @@ from serving.v1 import controller_pb2 as pb
 log = logging.getLogger("serving.controller")
 
 _RETRY_AFTER_ERROR_S = 1.0
+# For a replica that said that it cannot start.
+_EXIT_TIMEOUT_S = 2.0
 
 
 class ConflictError(Exception):
@@ -115,11 +117,17 @@ class Reconciler:
             replica.error = error
             self._note_failure(deployment, replica, error, now)
             replica.become(ReplicaState.STOPPING, now)
-            self._tasks.start(replica.stop(0.0, _nothing), name=f"end {replica_id}")
+            # It exits by itself after this.
+            self._tasks.start(replica.end(_EXIT_TIMEOUT_S), name=f"end {replica_id}")
         else:
             replica.become(ReplicaState.RUNNING, now)
             history = deployment.histories.get(replica.seen.version, History())
             deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
+            options = deployment.spec.options
+            health = replica.watch_health(
+                options.health_check_period_s, options.health_check_timeout_s
+            )
+            self._tasks.start(health, name=f"health of {replica_id}")
         self._touch(application.name)
 
     # The loop
@@ -243,14 +251,13 @@ class Reconciler:
         was_ready = replica.seen.state is ReplicaState.RUNNING
         replica.become(ReplicaState.STOPPING, now)
         log.debug("%s: stopping (%s)", step.replica_id, step.reason)
-        grace_s = replica.grace_s if was_ready else 0.0
 
         async def unpublished() -> None:
             # This turn's publishing, which has happened by now, leaves the replica out.
-            if was_ready:
-                await self._publisher.confirmed(self._publisher.revision)
+            await self._publisher.confirmed(self._publisher.revision)
 
-        self._tasks.start(replica.stop(grace_s, unpublished), name=f"stop {step.replica_id}")
+        ending = replica.stop(unpublished) if was_ready else replica.end()
+        self._tasks.start(ending, name=f"stop {step.replica_id}")
 
     def _reconfigure(self, deployment: DeploymentState) -> None:
         limit = deployment.spec.options.max_ongoing_requests
@@ -360,7 +367,3 @@ def _published(application: str, name: str, deployment: DeploymentState) -> pb.D
 
 def _exit_text(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-
-
-async def _nothing() -> None:
-    pass

@@ -20,8 +20,9 @@ from serving.v1 import controller_pb2 as pb, replica_pb2, replica_pb2_grpc
 log = logging.getLogger("serving.controller")
 
 _CONTROL_TIMEOUT_S = 5.0
-# Time to exit after the last request, for shutdown hooks; and for one that never was ready.
-_EXIT_TIMEOUT_S = 5.0
+# Time to exit after the last request, for shutdown hooks; and after SIGTERM.
+_EXIT_TIMEOUT_S = 6.0
+_TERMINATE_TIMEOUT_S = 2.0
 _CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.enable_http_proxy", 0)]
 
 
@@ -37,7 +38,7 @@ class Surroundings:
 
 
 class ReplicaProcess:
-    """A replica and the process that is it. Its owner awaits `run` and may call `stop`."""
+    """A replica and its process. Its owner awaits `run`, and ends it with `stop` or `end`."""
 
     def __init__(self, around: Surroundings, seen: Replica, token: str) -> None:
         self.seen = seen
@@ -46,13 +47,13 @@ class ReplicaProcess:
         self.error = ""
         # What it was told last.
         self.max_ongoing_requests = 0
-        # Time that it may take to finish its requests.
-        self.grace_s = 0.0
 
         self._around = around
         self._socket = f"unix:{around.state_dir}/r-{token}.sock"
         self._control_socket = f"unix:{around.state_dir}/c-{token}.sock"
         self._spec_path = around.state_dir / f"{token}.replica"
+        # Time that it may take to finish its requests.
+        self._grace_s = 0.0
         self._process: Process | None = None
         self._exited = asyncio.Event()
         self._stopping = False
@@ -73,7 +74,7 @@ class ReplicaProcess:
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
         self.max_ongoing_requests = spec.deployment.options.max_ongoing_requests
-        self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
+        self._grace_s = spec.deployment.options.graceful_shutdown_timeout_s
         try:
             await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
             self._process = await self._around.engine.start(self._process_spec(spec.deployment))
@@ -104,21 +105,25 @@ class ReplicaProcess:
         for address in (self._socket, self._control_socket):
             Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
-    async def stop(self, grace_s: float, unpublished: Callable[[], Awaitable[None]]) -> None:
-        """Ends the process: waits until nobody sends to it, drains it, then insists.
+    async def stop(self, unpublished: Callable[[], Awaitable[None]]) -> None:
+        """Ends a replica that took requests, once these are done.
 
         1. Callers are told and confirm that they send no more (`unpublished`).
-        2. Open requests end, for up to `grace_s`.
+        2. Open requests end, for up to the deployment's grace.
         3. SIGTERM, SIGKILL.
         """
+        await unpublished()
+        patience_s = self._grace_s + _EXIT_TIMEOUT_S if await self._drain() else 0.0
+        await self.end(patience_s)
+
+    async def end(self, patience_s: float = 0.0) -> None:
+        """Ends the process: waits for it to do so by itself, then insists."""
         self._stopping = True
-        if self.pid and not self.error:
-            await unpublished()
-            if await self._drain(grace_s) and await self._ends_within(grace_s + _EXIT_TIMEOUT_S):
-                return
+        if await self._ends_within(patience_s):
+            return
         if self._process is not None:
             self._process.terminate()
-            if not await self._ends_within(_EXIT_TIMEOUT_S):
+            if not await self._ends_within(_TERMINATE_TIMEOUT_S):
                 log.warning("%s did not end when told to: killing it", self.seen.replica_id)
                 self._process.kill()
         await self._exited.wait()
@@ -128,9 +133,9 @@ class ReplicaProcess:
         if self._process is not None:
             self._process.kill()
 
-    async def _drain(self, grace_s: float) -> bool:
+    async def _drain(self) -> bool:
         try:
-            await self._control("Drain", replica_pb2.DrainRequest(grace_s=grace_s))
+            await self._control("Drain", replica_pb2.DrainRequest(grace_s=self._grace_s))
         except grpc.aio.AioRpcError as error:
             if not self._exited.is_set():
                 log.warning("%s cannot be drained: %s", self.seen.replica_id, error.details())
@@ -147,13 +152,14 @@ class ReplicaProcess:
             if not self._exited.is_set():
                 log.warning("%s cannot be reconfigured: %s", self.seen.replica_id, error.details())
 
-    async def is_healthy(self, timeout_s: float) -> bool:
-        """Whether it answers on its control address in time."""
-        try:
-            await self._control("Health", replica_pb2.HealthRequest(), timeout_s)
-        except grpc.aio.AioRpcError:
-            return False
-        return True
+    async def watch_health(self, period_s: float, timeout_s: float) -> None:
+        """Says so in the log whenever the replica does not answer in time, until it ends."""
+        while not await self._ends_within(period_s):
+            try:
+                await self._control("Health", replica_pb2.HealthRequest(), timeout_s)
+            except grpc.aio.AioRpcError as error:
+                if not self._exited.is_set():
+                    log.warning("%s failed a health check: %s", self, error.details())
 
     async def _control(
         self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S

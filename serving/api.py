@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
 import warnings
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from serving.deployment import Application
     from serving.v1 import controller_pb2 as pb
 
-# The cluster that this process started, if it did.
+# The cluster that this process started, if it did. The lock is held while one starts.
 _own: OwnCluster | None = None
-_lock = threading.RLock()
+_lock = threading.Lock()
 
 
 def run(
@@ -55,15 +56,14 @@ def run(
         ClusterError: the cluster could not be started or reached.
     """
     spec = application_spec(target, name, route_prefix)
-    with _lock:
-        started = _connect()
-        try:
-            with _client() as client:
-                _deploy(client, spec)
-        except BaseException:
-            if started:
-                _stop_own()
-            raise
+    started = _connect()
+    try:
+        with _client() as client:
+            _deploy(client, spec)
+    except BaseException:
+        if started:
+            _stop_own()
+        raise
     if blocking:
         with until_interrupted(name):
             wait_for_end()
@@ -81,24 +81,21 @@ def start(
     """
     http = _options(HTTPOptions, http_options, "http_options")
     logging = _options(LoggingConfig, logging_config, "logging_config")
-    with _lock:
-        if not _connect(http, logging) and (http_options or logging_config):
-            warnings.warn(
-                "a cluster runs already: http_options and logging_config are ignored",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        with _client() as client:
-            return from_message(client.status())
+    if not _connect(http, logging) and (http_options or logging_config):
+        warnings.warn(
+            "a cluster runs already: http_options and logging_config are ignored",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return status()
 
 
 def status() -> ServeStatus:
     """The applications and proxies of the cluster; empty where none runs."""
-    with _lock:
-        if _address() is None:
-            return ServeStatus()
-        with _client() as client:
-            return from_message(client.status())
+    if _address() is None:
+        return ServeStatus()
+    with _client() as client:
+        return from_message(client.status())
 
 
 def delete(name: str) -> None:
@@ -106,7 +103,7 @@ def delete(name: str) -> None:
 
     Raises ValueError where there is none of that name.
     """
-    with _lock, _client() as client:
+    with _client() as client:
         if not client.delete(name):
             known = ", ".join(app.name for app in client.status().applications) or "none"
             raise ValueError(f"no application {name!r}; there are: {known}")
@@ -114,12 +111,11 @@ def delete(name: str) -> None:
 
 def shutdown() -> None:
     """Ends the cluster, letting requests finish. Does nothing where none runs."""
-    with _lock:
-        if _own is not None:
-            _stop_own()
-        elif _address() is not None:
-            with _client() as client:
-                client.shutdown()
+    if _own is not None:
+        _stop_own()
+    elif _address() is not None:
+        with _client() as client:
+            client.shutdown()
 
 
 # The cluster
@@ -135,11 +131,12 @@ def _address() -> str | None:
 def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = None) -> bool:
     """Makes sure that there is a cluster; returns whether it was started now."""
     global _own
-    if _address() is not None:
-        return False
-    own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
-    own.wait_for_controller()
-    _own = own
+    with _lock:
+        if _address() is not None:
+            return False
+        own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
+        own.wait_for_controller()
+        _own = own
     atexit.register(_stop_own)
     return True
 
@@ -150,6 +147,18 @@ def _stop_own() -> None:
     atexit.unregister(_stop_own)
     if own is not None:
         own.stop()
+
+
+def _forget_own() -> None:
+    """In a forked child: the cluster belongs to the parent."""
+    global _own
+    own, _own = _own, None
+    atexit.unregister(_stop_own)
+    if own is not None:
+        own.forget()
+
+
+os.register_at_fork(after_in_child=_forget_own)
 
 
 @contextmanager

@@ -69,7 +69,6 @@ class OwnCluster:
         """Starts the supervisor; `wait_for_controller` and `wait_until_ready` wait for the rest."""
         self.address = ""
         lifeline_read, self._lifeline = os.pipe()
-        os.register_at_fork(after_in_child=self._cut_lifeline)
         try:
             self._start = _Start(_config(http_options, logging_config), lifeline_read)
         except BaseException:
@@ -110,8 +109,12 @@ class OwnCluster:
             self._end()
             raise
         finally:
-            self._cut_lifeline()
-            self._start.close()
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets go of it in a forked child, which else would keep the cluster alive after us."""
+        self._cut_lifeline()
+        self._start.close()
 
     def _end(self) -> None:
         self._start.supervisor.terminate()
@@ -126,7 +129,6 @@ class OwnCluster:
             raise
 
     def _cut_lifeline(self) -> None:
-        # Also in a forked child: holding it there would keep the cluster alive after us.
         fd, self._lifeline = self._lifeline, -1
         if fd >= 0:
             os.close(fd)

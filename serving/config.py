@@ -28,7 +28,13 @@ _PORT_VARIABLE = "SERVING_HTTP_PORT"
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        # Every process imports this module, and none needs all of these.
+        defer_build=True,
+    )
 
 
 class HTTPOptions(_Settings):

@@ -1,0 +1,274 @@
+"""The loop, on an engine whose processes are objects."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from serving.controller.publisher import Publisher
+from serving.controller.reconciler import ConflictError, Reconciler
+from serving.controller.replica import Surroundings
+from serving.controller.store import MemoryStore
+from serving.engine.base import ProcessSpec
+from serving.v1 import controller_pb2 as pb
+
+pids = itertools.count(1)
+
+
+class FakeProcess:
+    """Ends when it is told to."""
+
+    def __init__(self, replica: pb.ReplicaSpec) -> None:
+        self.replica = replica
+        self.pid = next(pids)
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self.code)
+
+    def exit(self, code: int) -> None:
+        if not self.code.done():
+            self.code.set_result(code)
+
+    def terminate(self) -> None:
+        self.exit(0)
+
+    def kill(self) -> None:
+        self.exit(-9)
+
+
+class FakeEngine:
+    """Remembers what it started."""
+
+    def __init__(self) -> None:
+        self.started: list[FakeProcess] = []
+        self.error: OSError | None = None
+
+    async def start(self, spec: ProcessSpec) -> FakeProcess:
+        if self.error:
+            raise self.error
+        process = FakeProcess(read(Path(spec.args[0])))
+        self.started.append(process)
+        return process
+
+    @property
+    def running(self) -> list[FakeProcess]:
+        return [process for process in self.started if not process.code.done()]
+
+
+class Plane:
+    """A reconciler that runs, and what stands around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = FakeEngine()
+        self.publisher = Publisher()
+        self.store = MemoryStore()
+        around = Surroundings(self.engine, folder, "unix:/controller")
+        self.reconciler = Reconciler(around, self.store, self.publisher)
+
+    def deploy(self, version: str = "v1", count: int = 1, **fields: str) -> int:
+        return self.reconciler.deploy(spec(version, count, **fields))
+
+    def status(self, name: str = "app") -> pb.ApplicationStatus:
+        return self.reconciler.statuses[name]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - of many objects, which share no event
+                await asyncio.sleep(0.001)
+
+    async def ready(self, version: str = "v1", count: int = 1) -> list[FakeProcess]:
+        """Lets replicas of a version start, and has them report."""
+
+        def found() -> list[FakeProcess]:
+            return [p for p in self.engine.running if p.replica.deployment.version == version]
+
+        await self.until(lambda: len(found()) == count)
+        for process in found():
+            self.reconciler.report(process.replica.replica_id, "")
+        return found()
+
+    async def fail(self, error: str) -> None:
+        """Lets a replica start, and has it report that it cannot."""
+        count = len(self.engine.started)
+        await self.until(lambda: len(self.engine.started) > count or self.engine.running)
+        process = self.engine.running[-1]
+        self.reconciler.report(process.replica.replica_id, error)
+        process.exit(1)
+
+
+def spec(
+    version: str, count: int = 1, *, name: str = "app", prefix: str = "/"
+) -> pb.ApplicationSpec:
+    options = pb.DeploymentOptions(
+        num_replicas=count,
+        max_ongoing_requests=5,
+        health_check_period_s=60,
+        health_check_timeout_s=1,
+    )
+    return pb.ApplicationSpec(
+        name=name,
+        route_prefix=prefix,
+        ingress="D",
+        deployments=[pb.DeploymentSpec(name="D", version=version, options=options)],
+    )
+
+
+def read(path: Path) -> pb.ReplicaSpec:
+    return pb.ReplicaSpec.FromString(path.read_bytes())
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
+    plane = Plane(tmp_path)
+    loop = asyncio.create_task(plane.reconciler.run())
+    try:
+        yield plane
+    finally:
+        async with asyncio.timeout(5):
+            await plane.reconciler.shut_down()
+        loop.cancel()
+        assert not plane.engine.running
+        assert not files(tmp_path)
+
+
+async def test_application_runs_once_its_replicas_are_ready(plane: Plane) -> None:
+    assert plane.deploy(count=2) == 1
+    assert plane.status().status == "DEPLOYING"
+
+    await plane.ready(count=2)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    (deployment,) = plane.status().deployments
+    assert deployment.status == "HEALTHY"
+    assert {replica.state for replica in deployment.replicas} == {"RUNNING"}
+
+
+async def test_application_runs_only_when_every_watcher_knows(plane: Plane) -> None:
+    with plane.publisher.watching("proxy-0") as watcher:
+        plane.deploy()
+        await plane.ready()
+        await plane.until(lambda: plane.status().deployments[0].status == "HEALTHY")
+        assert plane.status().status == "DEPLOYING"
+
+        plane.publisher.confirm(watcher, plane.publisher.revision)
+        await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+async def test_same_specification_with_other_bytes_is_the_same(plane: Plane) -> None:
+    plane.deploy()
+    again = spec("v1")
+    again.deployments[0].code.pickled = b"pickled once more"
+
+    assert plane.reconciler.deploy(again) == 1
+
+
+async def test_three_failures_are_the_end_and_name_the_error(plane: Plane) -> None:
+    plane.deploy()
+    for _ in range(3):
+        await plane.fail("Traceback\n  File model.py\nValueError: no model")
+        await plane.until(lambda: not plane.engine.running)
+    await plane.until(lambda: plane.status().status == "DEPLOY_FAILED")
+
+    first, *rest = plane.status().message.splitlines()
+    assert first == "deployment 'D' could not start, 3 times in a row: ValueError: no model"
+    assert rest == ["Traceback", "  File model.py", "ValueError: no model"]
+    assert len(plane.engine.started) == 3
+
+    assert plane.deploy() == 2
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+async def test_failed_update_keeps_the_old_replicas_and_route(plane: Plane) -> None:
+    plane.deploy("v1", prefix="/old")
+    (old,) = await plane.ready("v1")
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    plane.deploy("v2", prefix="/new")
+    for _ in range(3):
+        await plane.until(lambda: len(plane.engine.running) == 2)
+        await plane.fail("boom")
+    await plane.until(lambda: plane.status().status == "UPDATE_FAILED")
+
+    assert plane.engine.running == [old]
+    with plane.publisher.watching("proxy") as watcher:
+        update = await anext(plane.publisher.updates(watcher))
+    assert [route.route_prefix for route in update.routes] == ["/old"]
+    assert [e.replica_id for e in update.deployments[0].endpoints] == [old.replica.replica_id]
+
+
+async def test_crash_is_repaired_at_once_and_told(plane: Plane) -> None:
+    plane.deploy()
+    (crashed,) = await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    crashed.exit(-11)
+    await plane.until(lambda: plane.status().status == "UNHEALTHY")
+    assert "signal 11 while it served" in plane.status().message
+
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    assert plane.status().message == ""
+
+
+async def test_process_that_cannot_be_started_is_a_failure(plane: Plane) -> None:
+    plane.engine.error = OSError("out of processes")
+    plane.deploy()
+
+    await plane.until(lambda: plane.status().status == "DEPLOY_FAILED")
+
+    assert "out of processes" in plane.status().message
+
+
+async def test_replica_that_is_not_needed_before_it_is_ready_is_stopped(plane: Plane) -> None:
+    plane.deploy("v1")
+    await plane.until(lambda: plane.engine.running)
+    plane.deploy("v2")
+
+    await plane.ready("v2")
+    await plane.until(lambda: len(plane.engine.running) == 1)
+    assert plane.engine.running[0].replica.deployment.version == "v2"
+
+
+async def test_deleted_application_is_gone_from_everywhere(plane: Plane) -> None:
+    plane.deploy()
+    await plane.until(lambda: plane.engine.running)
+
+    assert plane.reconciler.delete("app")
+    assert not plane.reconciler.delete("app")
+    await plane.until(lambda: "app" not in plane.reconciler.statuses)
+
+    assert not plane.engine.running
+    assert not list(plane.store.all())
+
+
+async def test_application_that_is_deployed_while_it_is_deleted_comes_back(plane: Plane) -> None:
+    plane.deploy()
+    await plane.until(lambda: plane.engine.running)
+    plane.reconciler.delete("app")
+    plane.deploy()
+
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+async def test_route_prefix_of_another_application_is_refused(plane: Plane) -> None:
+    plane.deploy(name="one", prefix="/a")
+
+    with pytest.raises(ConflictError, match="'two'.*'/a'.*'one'"):
+        plane.deploy(name="two", prefix="/a")
+    plane.reconciler.delete("one")
+    plane.deploy(name="two", prefix="/a")
+
+
+async def test_report_of_an_unknown_replica_is_ignored(plane: Plane) -> None:
+    plane.reconciler.report("app#D#gone", "")
