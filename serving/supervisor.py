@@ -55,14 +55,9 @@ class StartError(Exception):
     """The cluster cannot start; the message is for the user."""
 
 
-# gRPC's classic poller answers a lone request in two thirds of the time of its event engine
-# (measured on grpcio 1.85: 125 against 205 µs for a stream of one request and one answer). Read
-# when grpc is imported, hence set by the parent; the user's own choice wins. gRPC's news of every
-# connection that ends are no news here.
-_TUNING = {
-    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
-    "GRPC_VERBOSITY": "ERROR",
-}
+# gRPC's news of every connection that ends are no news here. Read when grpc is imported, hence set
+# by the parent; the user's own choice wins.
+_QUIET = {"GRPC_VERBOSITY": "ERROR"}
 
 
 class Supervisor:
@@ -267,7 +262,7 @@ class Supervisor:
                     ProcessSpec(
                         module,
                         env={
-                            **_TUNING,
+                            **_QUIET,
                             **os.environ,
                             variable: json.dumps(settings | {"ready_fd": write}),
                             lifeline.FD_VARIABLE: str(self._lifeline_read),

@@ -163,6 +163,8 @@ class Balancer:
 
     def _choose(self) -> Replica | None:
         replicas = list(self.replicas.values())
+        if len(replicas) == 1:
+            return replicas[0] if replicas[0].has_room else None
         if len(replicas) > 2:
             pair = self._rng.sample(replicas, 2)
             best = min(pair, key=lambda replica: (not replica.has_room, replica.score))
