@@ -80,10 +80,11 @@ class Stream(StreamCore):
         """Ends the stream early, behind what was written to it."""
         self.session.abort(self, code, reason)
 
-    def on_early_end(self, callback: Callable[[], object]) -> None:
-        """Calls ``callback`` once if the peer resets the stream or the connection is lost."""
+    def on_early_end(self, callback: Callable[[], object] | None) -> None:
+        """Calls ``callback`` once if the peer resets the stream or the connection is lost; None:
+        nobody wants to hear of it any more."""
         self._on_early_end = callback
-        if self.error is not None:
+        if self.error is not None and callback is not None:
             callback()
 
     # Called by the session.
