@@ -109,7 +109,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not inherits or cls in self.dispatch_table:
             return super().reducer_override(obj)
         make, args, state, *rest = obj.__reduce_ex__(5)
-        if state is None and args == (cls,):
+        if state is None and args == (cls,) and cls is not object:
             path = references.constant_path(obj)
             return (make, args, state, *rest) if path is None else (references.resolve, (path,))
         return make, args, steady(state) if isinstance(state, dict) else state, *rest
@@ -128,7 +128,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name not in self._importable:
             self._importable[name] = references.importable(name)
             module = sys.modules.get(name)
-            if not self._importable[name] and module is not None and name != "__main__":
+            known = name == "__main__" or name in cloudpickle.list_registry_pickle_by_value()
+            if not self._importable[name] and module is not None and not known:
                 cloudpickle.register_pickle_by_value(module)
                 self._by_value.append(module)
         return not self._importable[name]

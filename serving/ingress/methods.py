@@ -1,9 +1,9 @@
 """Which functions are methods of an ingress class, and what calling them means for one instance.
 
-A function belongs to a class when the class body holds it, or when it was defined there under a
-name that was used again (of two `def root` in one body the class keeps only the second, an app
-keeps both). Two classes may share an app, and a notebook cell that is run twice makes two classes
-of one name; so `@serving.ingress` marks the functions of a class with that class.
+A function belongs to a class when the class holds it, or when it was defined in the class body
+under a name that was used again (of two `def root` in one body the class keeps only the second, an
+app keeps both). Two classes may share an app, and a notebook cell that runs twice makes two classes
+of one name; so `@serving.ingress` marks functions with the class that they belong to.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ class ForeignMethodError(LookupError):
 
 
 def claim(cls: type, routes: Iterable[Any]) -> None:
-    """Marks the functions of `cls` and of its bases as theirs, and checks those with a route.
+    """Marks the functions of `cls`, and those of its bases that have a route, as theirs.
 
     Raises TypeError where a method that is the endpoint of one of `routes` has no `self`.
     """
+    routes = list(routes)
+    functions = [_function(value) for value in vars(cls).values()]
+    functions += [_function(route.endpoint) for route in routes]
     for base in _bases(cls):
-        for function in map(_function, list(vars(base).values())):
-            if function is not None and _defined_in(function, base):
-                function.__dict__.setdefault(_OWNER, base)
+        for function in functions:
+            if function is not None and _named_in(function, base) and _of_body(function, base):
+                vars(function).setdefault(_OWNER, base)
     for route in routes:
         check_self(cls, route)
-        function = _function(route.endpoint)
-        for base in _bases(cls):
-            if function is not None and _defined_in(function, base):
-                function.__dict__.setdefault(_OWNER, base)
 
 
 def check_self(cls: type, route: Any) -> None:
@@ -78,10 +77,14 @@ class Methods:
         if name is not None:
             attribute = inspect.getattr_static(self.cls, name)
             return _bind(attribute, self.instance, self.cls)
-        owner = function.__dict__.get(_OWNER)
-        if owner is None and not any(_defined_in(function, base) for base in _bases(self.cls)):
-            return None
-        if owner is not None and owner not in self.cls.__mro__:
+        owner = vars(function).get(_OWNER)
+        if owner is None:
+            owner = next((base for base in _bases(self.cls) if _named_in(function, base)), None)
+            if owner is None:
+                return None
+            if not _of_body(function, owner):
+                raise ForeignMethodError(function.__qualname__)
+        if owner not in self.cls.__mro__:
             raise ForeignMethodError(function.__qualname__)
         return _bind(call, self.instance, self.cls)
 
@@ -112,9 +115,23 @@ def _function(call: object) -> FunctionType | None:
     return call if isinstance(call, FunctionType) else None
 
 
-def _defined_in(function: FunctionType, cls: type) -> bool:
+def _named_in(function: FunctionType, cls: type) -> bool:
+    """Whether the function was defined in the body of a class of that name."""
     scope, _, _ = function.__qualname__.rpartition(".")
     return scope == cls.__qualname__ and function.__module__ == cls.__module__
+
+
+def _of_body(function: FunctionType, cls: type) -> bool:
+    """Whether that may have been this class, and not one that a notebook cell failed to define.
+
+    Cells are compiled by themselves, so a namesake of another cell is of another file.
+    """
+    namesake = _function(vars(cls).get(function.__qualname__.rpartition(".")[2]))
+    return namesake is None or _file(namesake) == _file(function)
+
+
+def _file(function: FunctionType) -> str:
+    return cast(FunctionType, inspect.unwrap(function)).__code__.co_filename
 
 
 def _home(cls: type, function: FunctionType) -> object | None:
@@ -123,7 +140,10 @@ def _home(cls: type, function: FunctionType) -> object | None:
         for value in vars(base).values():
             if _function(value) is function:
                 return cast(object, value)
-    return function if any(_defined_in(function, base) for base in _bases(cls)) else None
+    if vars(function).get(_OWNER, cls) not in cls.__mro__:
+        return None
+    bodies = (_named_in(function, base) and _of_body(function, base) for base in _bases(cls))
+    return function if any(bodies) else None
 
 
 def _bind(attribute: Any, instance: object, cls: type) -> Callable[..., Any]:

@@ -168,15 +168,15 @@ def test_main_that_is_no_script_goes_by_value(tmp_path: Path, how: str) -> None:
 
 
 def test_notebook_whose_cells_ran_again(tmp_path: Path) -> None:
-    """Each cell is compiled by itself into a `__main__` without a file; the second one failed once,
-    and the class was then changed and defined anew."""
+    """Each cell is compiled by itself into a `__main__` without a file; that of the class ran, was
+    changed, failed, and was changed and ran again."""
     file = tmp_path / "shipped"
     head, _, body = HELLO.partition("\nclass Answer")
     body = "class Answer" + body
     cells = [
         head + "\n",
-        body.replace("greeting)", "'wrong')") + "    raise OSError\n",
         body.replace("greeting)", "'old')"),
+        body.replace("greeting)", "'wrong')") + "    raise OSError\n",
         body,
         SHIP.format(file=str(file), name="Hello"),
     ]

@@ -539,6 +539,16 @@ def test_route_without_self_is_named_with_its_place(signature: str) -> None:
         exec(compile(source, "bad.py", "exec"), names)
 
 
+async def test_route_without_self_can_be_mended_in_the_same_session() -> None:
+    names = {"app": FastAPI(), "ingress": ingress, "__name__": __name__}
+    source = "@ingress(app)\nclass Mended:\n    @app.get('/')\n    def root(): return 'mended'\n"
+    with pytest.raises(TypeError, match="no 'self'"):
+        exec(source, names)
+    exec(source.replace("root()", "root(self)"), names)
+    await served(cast(Any, names["Mended"])())
+    assert await get(names["app"], "/") == "mended"
+
+
 async def test_route_without_self_on_a_router_included_later() -> None:
     app, router = FastAPI(), APIRouter()
 
