@@ -114,11 +114,15 @@ class CallerConnection:
 
     async def _write(self) -> None:
         wake, take, write = self._wake, self.session.take, self._call.write
-        while True:
-            await wake.wait()
-            wake.clear()
-            while frames := take():
-                await write(ClientFrames(frames=frames))
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                while frames := take():
+                    await write(ClientFrames(frames=frames))
+        except asyncio.InvalidStateError:
+            # The call has ended, and this is all that gRPC says here: the read tells why.
+            await asyncio.Event().wait()
 
 
 class ReplicaConnection:
@@ -174,8 +178,11 @@ class ReplicaConnection:
         while not (session.draining and not session.streams):
             await wake.wait()
             wake.clear()
+            # The load that was asked for goes by itself, after all frames: the caller must not
+            # hear of a free slot in the message that holds its REJECT, for it takes the REJECT
+            # for the later news.
             while (frames := session.take()) or self._load_wanted:
-                self._load_wanted = False
+                self._load_wanted = self._load_wanted and bool(frames)
                 await write(ServerFrames(frames=frames, ongoing=self._ongoing()))
 
 

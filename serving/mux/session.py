@@ -212,6 +212,11 @@ class Session:
             stream.owed = 0
         return part
 
+    def unread(self, stream: StreamCore, part: Part) -> None:
+        """Puts back what was read of a message, for the next reader."""
+        stream.inbox.appendleft(part)
+        stream.owed -= len(part.data) + FRAME_OVERHEAD
+
     def accept(self, stream: StreamCore) -> None:
         """Replica: says that the stream is being worked on, if the caller has more to send."""
         if not stream.receive_ended:

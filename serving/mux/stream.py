@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from serving.mux.errors import StreamReset
 from serving.mux.session import DEFAULT_WINDOW, Part, Session, StreamCore
 from serving.v1.frames_pb2 import ResetCode
 
@@ -12,22 +13,23 @@ from serving.v1.frames_pb2 import ResetCode
 class Stream(StreamCore):
     """One request and its response, on one event loop.
 
-    At most one task writes at a time. Nobody here touches the gRPC call of the connection,
-    so cancelling a task that waits here harms no other stream.
+    At most one task reads at a time. Nobody here touches the gRPC call of the connection,
+    so cancelling a task that waits here harms no other stream, nor this one.
     """
 
-    __slots__ = ("_on_early_end", "_readers", "_writer")
+    __slots__ = ("_on_early_end", "_readers", "_writers")
 
     def __init__(self, session: Session, stream_id: int) -> None:
         super().__init__(session, stream_id)
         self._readers: list[asyncio.Future[None]] = []
-        self._writer: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
         self._on_early_end: Callable[[], object] | None = None
 
     async def receive(self, max_bytes: int = DEFAULT_WINDOW) -> Part | None:
         """The next message, or None after the last. A message of more than ``max_bytes`` comes in
         several parts, all but its last with ``more`` set. What arrived before an early end is
-        given first; then its :class:`StreamError` is raised."""
+        given first; then its :class:`StreamError` is raised. A reader that is cancelled within a
+        message leaves all of it for the next."""
         part = self.session.read(self)
         while part is None:
             if self.error is not None:
@@ -65,12 +67,7 @@ class Stream(StreamCore):
     async def drain(self) -> None:
         """Waits until little enough is unsent, or the stream ended early."""
         while self.must_wait:
-            waiter = asyncio.get_running_loop().create_future()
-            self._writer = waiter
-            try:
-                await waiter
-            finally:
-                self._writer = None
+            await _wait(self._writers)
 
     def reset(self, code: ResetCode = ResetCode.CANCEL, reason: str = "") -> None:
         """Ends the stream, in both directions. Harmless where it has ended."""
@@ -90,36 +87,53 @@ class Stream(StreamCore):
     # Called by the session.
 
     def readable(self) -> None:
-        for waiter in self._readers:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._readers:
+            _wake(self._readers)
 
     def writable(self) -> None:
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        if self._writers:
+            _wake(self._writers)
 
     def ended_early(self) -> None:
         if self._on_early_end is not None:
             self._on_early_end()
 
     async def _wait_readable(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._readers.append(waiter)
-        try:
-            await waiter
-        finally:
-            self._readers.remove(waiter)
+        if self.session.streams.get(self.id) is not self:
+            raise StreamReset(ResetCode.CANCEL, "the stream was reset at this end")
+        await _wait(self._readers)
 
-    async def _assemble(self, first: Part, max_bytes: int) -> Part:
+    async def _assemble(self, first: Part, max_bytes: int) -> Part | None:
         chunks, size, part = [first.data], len(first.data), first
-        while part.more and size < max_bytes:
-            following = self.session.read(self)
-            if following is None:
-                if self.error is not None:
+        try:
+            while part.more and size < max_bytes:
+                following = self.session.read(self)
+                if following is not None:
+                    chunks.append(following.data)
+                    size += len(following.data)
+                    part = following
+                elif self.error is not None:
                     raise self.error
-                await self._wait_readable()
-                continue
-            chunks.append(following.data)
-            size += len(following.data)
-            part = following
+                elif self.receive_ended:
+                    return None  # The replica has answered: the rest is not wanted.
+                else:
+                    await self._wait_readable()
+        except asyncio.CancelledError:
+            self.session.unread(self, Part(first.tag, b"".join(chunks), True, False))
+            raise
         return Part(first.tag, b"".join(chunks), part.more, part.end)
+
+
+async def _wait(waiters: list[asyncio.Future[None]]) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    finally:
+        waiters.remove(waiter)
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

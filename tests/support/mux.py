@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from serving.mux.session import Part, Session, StreamCore
@@ -76,3 +77,18 @@ def assert_nothing_left(pair: SessionPair) -> None:
         assert not session.streams
         assert not session.take()
         assert not session._ready
+
+
+async def until(condition: Callable[[], object], turns: int = 1000) -> None:
+    """Lets the event loop turn until ``condition`` holds: in memory nothing takes longer."""
+    for _ in range(turns):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+async def turn(times: int = 20) -> None:
+    """Lets the event loop turn, where nothing is expected to happen."""
+    for _ in range(times):
+        await asyncio.sleep(0)
