@@ -72,7 +72,10 @@ class ControlServer(ReplicaControlServicer):
 
         def write() -> None:
             for task in asyncio.all_tasks(self._loop):
-                task.print_stack(file=text)
+                text.write(f"{task!r}\n")
+                for frame in task.get_stack():  # print_stack fails on those of gRPC
+                    place = f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}'
+                    text.write(f"{place}, in {frame.f_code.co_name}\n")
             done.set()
 
         self._loop.call_soon_threadsafe(write)

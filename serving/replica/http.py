@@ -112,9 +112,9 @@ class HttpBridge:
                 f"Unexpected ASGI message '{kind}' sent, after response already completed."
             )
 
-    def finish(self, error: BaseException | None) -> None:
-        """The application has returned, or raised ``error``: what is missing of the response is
-        an answer of 500, or the break of a response that had begun."""
+    def finish(self, *, failed: bool) -> None:
+        """The application has returned, or ``failed`` with an exception: what is missing of the
+        response is an answer of 500, or the break of a response that had begun."""
         if self._complete or self._stream.error is not None:
             return
         if self._started:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from google.protobuf.message import DecodeError
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
@@ -50,8 +52,8 @@ class Runner:
         task = asyncio.get_running_loop().create_task(self._run(stream))
         self._tasks.add(task)
         self._idle.clear()
-        task.add_done_callback(self._done)
-        stream.on_early_end(task.cancel)
+        task.add_done_callback(partial(self._done, stream))
+        stream.on_early_end(partial(_cancel, task))
 
     async def drain(self, grace_s: float) -> None:
         """Waits until no request runs; after ``grace_s`` those left are cancelled."""
@@ -59,8 +61,8 @@ class Runner:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:
             logger.warning("%d requests were cancelled at the end of the grace", self.ongoing)
-            for task in list(self._tasks):
-                task.cancel()
+            for task in self._tasks:
+                _cancel(task)
             await asyncio.wait(self._tasks, timeout=1.0)
 
     async def _run(self, stream: Stream) -> None:
@@ -88,14 +90,15 @@ class Runner:
         self, request: HttpRequest, stream: Stream, bridge: HttpBridge | WebSocketBridge
     ) -> None:
         scope = build_scope(request, self._state)
-        error: BaseException | None = None
+        # Not the exception itself: this frame is part of its traceback, so that it would keep
+        # itself, and with it the handler's frames and open generators.
+        failed = True
         try:
             await self._app(scope, bridge.receive, bridge.send)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
+            failed = False
+        except asyncio.CancelledError:
             raise
         except BaseException as raised:
-            error = raised
             if not _is_departure(raised, stream):
                 logger.error(
                     "request %s failed: %s %s",
@@ -107,16 +110,33 @@ class Runner:
             if not isinstance(raised, Exception):
                 raise
         finally:
-            bridge.finish(error)
+            bridge.finish(failed=failed)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        # A cancelled task keeps its traceback, and that the stream: without this cut, what the
+        # handler left open (a generator) would stay so until the collector comes by.
+        stream.on_early_end(None)
         if not self._tasks:
             self._idle.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a request's task failed", exc_info=error)
         while self._turned_away:
             self._turned_away.pop().push_load()
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancels a request's task: at once, or, while it waits for a thread, when that has ended.
+
+    Nothing stops a thread; a task that left it behind would free the slot that it still fills.
+    (anyio's own shield holds against its own cancelling, not against asyncio's.)
+    """
+    waits_for: asyncio.Future[Any] | None = task._fut_waiter  # type: ignore[attr-defined]
+    in_threads = anyio.to_thread.current_default_thread_limiter().statistics().borrowers
+    if waits_for is not None and task in in_threads:
+        waits_for.add_done_callback(lambda _: task.cancel())
+    else:
+        task.cancel()
 
 
 def _is_departure(error: BaseException, stream: Stream) -> bool:
@@ -144,4 +164,4 @@ class _time_limit:
 
     def _expire(self, task: asyncio.Task[Any]) -> None:
         self._stream.reset(ResetCode.TIMEOUT, "the request's time is over")
-        task.cancel()
+        _cancel(task)

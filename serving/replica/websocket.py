@@ -85,12 +85,12 @@ class WebSocketBridge:
         if self._stream.must_wait:
             await self._stream.drain()
 
-    def finish(self, error: BaseException | None) -> None:
-        """The application has returned, or raised ``error``."""
+    def finish(self, *, failed: bool) -> None:
+        """The application has returned, or ``failed`` with an exception."""
         if self._ended or self._stream.error is not None:
             return
         self._ended = True
-        served = error is None and self._state is _State.CONNECTED
+        served = not failed and self._state is _State.CONNECTED
         if served or self._stream.receive_ended:
             self._stream.write(_UNTAGGED, b"", end=True)
         else:
