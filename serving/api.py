@@ -195,7 +195,7 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
 def until_interrupted(name: str) -> Iterator[None]:
     """Lets Ctrl-C or SIGTERM end what the context does, and the application with it: the whole
     cluster if it is ours."""
-    with _interrupted_by_sigterm():
+    with _interruptible():
         try:
             yield
         except KeyboardInterrupt:
@@ -225,7 +225,7 @@ def is_running() -> bool:
 @contextmanager
 def connected(http_options: HTTPOptions) -> Iterator[str]:
     """Makes sure that there is a cluster, yields its address, and ends it if it was started."""
-    with _interrupted_by_sigterm():
+    with _interruptible():
         started = _connect(http_options)
         try:
             address = _address()
@@ -237,8 +237,8 @@ def connected(http_options: HTTPOptions) -> Iterator[str]:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end a wait as Ctrl-C does."""
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM, and SIGINT even where a shell had it ignored, end a wait as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -246,11 +246,14 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _options(model: type[Any], given: Any, name: str) -> Any:

@@ -27,7 +27,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +98,9 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 try:
                     self._prepare()
-                    keepers = await self._start(tasks)
+                    announcing = self._start(tasks)
                     await self._stop.wait()
-                    for keeper in keepers:
-                        keeper.cancel()
+                    announcing.cancel()
                 finally:
                     await self._end()
         except* (StartError, OSError) as group:
@@ -112,7 +110,7 @@ class Supervisor:
         return 1 if self._failed else 0
 
     def _note_start_failure(self, group: BaseExceptionGroup[StartError | OSError]) -> None:
-        if self._stop.is_set() and not self._failed:
+        if self._signals or self._orphaned:
             return  # told to end while it started
         self._failed = True
         message = "; ".join(_text(error) for error in group.exceptions)
@@ -166,29 +164,24 @@ class Supervisor:
 
     # Starting
 
-    async def _start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Starts everything at once and returns when all is ready."""
-        ready = [asyncio.get_running_loop().create_future() for _ in self._sockets]
-        keepers = [
-            tasks.create_task(self._keep_proxy(index, ready[index]), name=f"proxy-{index}")
-            for index in range(len(self._sockets))
-        ]
-        controller = await self._start_controller(tasks)
-        try:
-            await _unless(self._stop, controller)
-            self._tell({"controller": self.controller_address})
-            for proxy in ready:
-                await _unless(self._stop, proxy)
-        except BaseException:
-            for keeper in keepers:
-                keeper.cancel()
-            raise
-        if not self._stop.is_set():
-            self._publish()
-        return keepers
+    def _start(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
+        """Starts everything at once; returns the task that tells when it is ready."""
+        controller = asyncio.Event()
+        proxies = [asyncio.Event() for _ in self._sockets]
+        tasks.create_task(self._run_controller(controller), name="controller")
+        for index, ready in enumerate(proxies):
+            tasks.create_task(self._keep_proxy(index, ready), name=f"proxy-{index}")
+        return tasks.create_task(self._announce(controller, proxies), name="announce")
 
-    async def _start_controller(self, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
-        """Starts the controller; returns the task that ends when it is ready."""
+    async def _announce(self, controller: asyncio.Event, proxies: list[asyncio.Event]) -> None:
+        await controller.wait()
+        self._tell({"controller": self.controller_address})
+        for proxy in proxies:
+            await proxy.wait()
+        self._publish()
+
+    async def _run_controller(self, ready: asyncio.Event) -> None:
+        """Runs the controller; the cluster ends where it does."""
         settings = {
             "address": self.controller_address,
             "state_dir": str(self.state_dir),
@@ -198,40 +191,43 @@ class Supervisor:
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
         }
-        async with self._child("serving.controller", "SERVING_CONTROLLER_CONFIG", settings) as (
-            process,
-            ready,
-        ):
-            self._controller = process
-        tasks.create_task(self._watch_controller(process), name="watch-controller")
-        return tasks.create_task(_ready(ready, process, "the controller"), name="ready-controller")
-
-    async def _watch_controller(self, controller: Process) -> None:
-        code = await controller.wait()
+        self._controller, told = await self._spawn(
+            "serving.controller", "SERVING_CONTROLLER_CONFIG", settings
+        )
+        await _until_ready("the controller", self._controller, told)
+        ready.set()
+        code = await self._controller.wait()
         if not self._stop.is_set():
             log.error("the controller ended with code %s: ending the cluster", code)
             self._failed = True
             self._stop.set()
 
-    async def _keep_proxy(self, index: int, first_ready: asyncio.Future[None]) -> None:
+    async def _keep_proxy(self, index: int, ready: asyncio.Event) -> None:
         """Runs a proxy, and runs it again whenever it ends."""
         failures = 0
-        while True:
+        while not self._stop.is_set():
             started = time.monotonic()
             try:
-                process = await self._start_proxy(index, first_ready)
-                code = await process.wait()
-                log.warning("proxy-%s ended with code %s: starting it again", index, code)
+                process = await self._start_proxy(index)
+                ready.set()
+                problem = f"proxy-{index} ended with code {await process.wait()}"
             except StartError as error:
-                if not first_ready.done():
-                    first_ready.set_exception(error)
-                    return
-                log.warning("%s", error)
+                if not ready.is_set():
+                    raise
+                problem = str(error)
+            if self._stop.is_set():
+                return
+            log.warning("%s: starting it again", problem)
             failures = 0 if time.monotonic() - started > _STABLE_AFTER_S else failures + 1
             if failures > 1:
-                await asyncio.sleep(min(0.1 * 2 ** (failures - 2), _MAX_RESTART_DELAY_S))
+                await self._pause(min(0.1 * 2 ** (failures - 2), _MAX_RESTART_DELAY_S))
 
-    async def _start_proxy(self, index: int, first_ready: asyncio.Future[None]) -> Process:
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def _start_proxy(self, index: int) -> Process:
         fd = self._sockets[index].fileno()
         settings = {
             "name": f"proxy-{index}",
@@ -240,38 +236,23 @@ class Supervisor:
             "http_options": self._http,
             "logging": self._logging,
         }
-        async with self._child("serving.proxy", "SERVING_PROXY_CONFIG", settings, fd) as (
-            process,
-            ready,
-        ):
-            self._proxies[index] = process
-        await _ready(ready, process, f"proxy-{index}")
-        if not first_ready.done():
-            first_ready.set_result(None)
+        process, told = await self._spawn("serving.proxy", "SERVING_PROXY_CONFIG", settings, fd)
+        self._proxies[index] = process
+        await _until_ready(f"proxy-{index}", process, told)
         return process
 
-    @contextlib.asynccontextmanager
-    async def _child(
+    async def _spawn(
         self, module: str, variable: str, settings: dict[str, Any], *fds: int
-    ) -> AsyncIterator[tuple[Process, int]]:
-        """Starts a child; yields it and the read end of its ready pipe."""
+    ) -> tuple[Process, int]:
+        """Starts a child; returns it, and the descriptor on which it tells that it is ready."""
         read, write = os.pipe()
+        env = {
+            variable: json.dumps(settings | {"ready_fd": write}),
+            lifeline.FD_VARIABLE: str(self._lifeline_read),
+        }
+        spec = ProcessSpec(module, env=env, pass_fds=(self._lifeline_read, write, *fds))
         try:
-            yield (
-                await self._engine.start(
-                    ProcessSpec(
-                        module,
-                        env={
-                            **_QUIET,
-                            **os.environ,
-                            variable: json.dumps(settings | {"ready_fd": write}),
-                            lifeline.FD_VARIABLE: str(self._lifeline_read),
-                        },
-                        pass_fds=(self._lifeline_read, write, *fds),
-                    )
-                ),
-                read,
-            )
+            return await self._engine.start(spec), read
         except BaseException:
             os.close(read)
             raise
@@ -308,9 +289,13 @@ class Supervisor:
         1. Proxies stop accepting and finish what is open.
         2. The controller drains the replicas and ends.
         3. Proxies whose last requests ended with the replicas end; the rest is killed.
+
+        Where nobody waits for answers, cutting the lifeline tells all of them at once.
         """
+        in_order = self._signals and not self._orphaned and not self._failed
+        self._stop.set()
         proxies = list(self._proxies.values())
-        if self._orphaned or self._failed:
+        if not in_order:
             self._cut_lifeline()
             everyone = [*proxies, self._controller] if self._controller else proxies
             await _ended(everyone, _ORPHANED_GRACE_S)
@@ -344,46 +329,43 @@ class Supervisor:
             (self.state_dir / CLUSTER_FILE).unlink(missing_ok=True)
 
 
-async def _ready(read: int, process: Process, name: str) -> None:
-    """Returns once the child says that it is ready; closes the pipe."""
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[bytes] = loop.create_future()
-    buffer = bytearray()
+async def _until_ready(name: str, process: Process, told: int) -> None:
+    """Returns once the child says on `told` that it is ready, and closes that.
 
-    def receive() -> None:
-        chunk = os.read(read, 65536)
-        buffer.extend(chunk)
-        if (not chunk or b"\n" in chunk) and not line.done():
-            loop.remove_reader(read)
-            line.set_result(bytes(buffer))
-
-    loop.add_reader(read, receive)
+    Raises StartError where it says that it cannot, ends, or takes too long.
+    """
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
-            message = await line
-            if not message.endswith(b"\n"):
+            line = await _first_line(told)
+            if not line:
                 code = await process.wait()
                 raise StartError(f"{name} ended with code {code} before it was ready")
     except TimeoutError:
         process.kill()
         raise StartError(f"{name} was not ready within {_READY_TIMEOUT_S:.0f} s") from None
     finally:
-        loop.remove_reader(read)
-        os.close(read)
-    if error := json.loads(message).get("error"):
+        os.close(told)
+    if error := json.loads(line).get("error"):
         raise StartError(f"{name} could not start: {error}")
 
 
-async def _unless(stop: asyncio.Event, future: asyncio.Future[None]) -> None:
-    """Waits for the future, or for the order to stop; raises what the future raises."""
-    stopping = asyncio.ensure_future(stop.wait())
-    waiting: list[asyncio.Future[Any]] = [future, stopping]
+async def _first_line(fd: int) -> bytes:
+    """The first line that comes, or nothing where the other end is closed before its end."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[bytes] = loop.create_future()
+    buffer = bytearray()
+
+    def receive() -> None:
+        chunk = os.read(fd, 65536)
+        buffer.extend(chunk)
+        if (b"\n" in chunk or not chunk) and not line.done():
+            line.set_result(bytes(buffer) if chunk else b"")
+
+    loop.add_reader(fd, receive)
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        return await line
     finally:
-        stopping.cancel()
-    if future.done():
-        future.result()
+        loop.remove_reader(fd)
 
 
 async def _ended(processes: list[Process], timeout_s: float) -> None:
