@@ -1,53 +1,82 @@
-"""uvicorn's HTTP protocol, with two things changed for a proxy.
+"""uvicorn's HTTP protocol, with three things changed for a proxy.
 
 *Writes are gathered.* uvicorn writes the head of a response and each chunk of it by itself; a
 write to a TCP socket costs about ten microseconds, a third of a proxy's time for a small request.
 What is written in one turn of the event loop goes out in one write at its end. The bytes, and so
 the boundaries of HTTP chunks, stay as they are.
 
-*The head of a request is bounded.* httptools collects header lines for as long as a client sends
-them; a flood of them would be a flood of memory.
+*The head of a request is bounded, and so are trailers.* httptools collects header lines for as long
+as a client sends them; a flood of them would be a flood of memory. Trailers are dropped: uvicorn
+would append them to the headers, where they could pass for what a client may not say there.
+
+*A body that is shorter than declared is an error*, not just a client that left.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024
-"""Bytes of request line and headers, beyond the first read of the socket."""
+"""Bytes of request line and headers, beyond the read of the socket in which they begin."""
 MAX_GATHERED = 64 * 1024
 """Bytes that wait for the end of the turn, at most."""
 
 
 class ProxyProtocol(HttpToolsProtocol):
-    """One client's connection. Answers 400 to a head that does not end within ``MAX_HEAD``."""
+    """One client's connection. Answers 400 to a head, or trailers, that do not end within
+    ``MAX_HEAD``, and to a body that ends before its end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head = False
-        self._head_size = 0
+        self._in_fields = False
+        self._fields_size: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD and not self.transport.is_closing():
+        if self._in_fields:
+            if self._fields_size is None:  # They began somewhere in this data.
+                self._fields_size = 0
+                return
+            self._fields_size += len(data)
+            if self._fields_size > MAX_HEAD and not self.transport.is_closing():
                 self.send_400_response("Request header fields are too large.")
 
+    def eof_received(self) -> None:
+        cycle = self.cycle
+        if cycle and cycle.more_body and not cycle.response_started and not self.pipeline:
+            self.send_400_response("The request's body is shorter than declared.")
+
     def on_message_begin(self) -> None:
-        self._in_head = True
-        self._head_size = 0
+        self._begin_fields()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_fields = False
         super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins. Behind the last one, which is empty, come the trailers."""
+        self._begin_fields()
+        self.headers = deque(maxlen=0)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        self._in_fields = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_fields = False
+        super().on_message_complete()
+
+    def _begin_fields(self) -> None:
+        self._in_fields = True
+        self._fields_size = None
 
 
 class GatheringTransport:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from serving.routing.routes import Route
 from serving.v1.http_pb2 import HttpRequest
 
-MAX_REQUEST_ID = 128
+# What stays one word in a line of a log.
+_FIT_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class RequestHead:
@@ -29,9 +31,9 @@ class RequestHead:
                 request_id = value
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
-        if 0 < len(request_id) <= MAX_REQUEST_ID:
-            self.request_id = request_id.decode("latin-1")
-            """The client's, or one made here."""
+        if _FIT_REQUEST_ID.fullmatch(request_id):
+            self.request_id = request_id.decode()
+            """The client's where it is fit for one, or one made here."""
         else:
             self.request_id = os.urandom(16).hex()
 
@@ -40,7 +42,7 @@ class RequestHead:
         values = list(flat)
         headers = list(zip(values[::2], values[1::2], strict=True))
         if not any(len(name) == 12 and name.lower() == b"x-request-id" for name, _ in headers):
-            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+            headers.append((b"x-request-id", self.request_id.encode()))
         return headers
 
 
