@@ -19,6 +19,7 @@ from serving.proxy.errors import (
     ResponseBroken,
     failure_of,
 )
+from serving.proxy.protocol import DEPARTURE, Departure
 from serving.proxy.receiver import Message, Receiver
 from serving.proxy.requests import RequestHead, flatten_scope
 from serving.routing.router import Call, RoutingError
@@ -37,6 +38,7 @@ class HttpExchange:
     __slots__ = (
         "_call",
         "_deadline",
+        "_departure",
         "_head",
         "_interrupted",
         "_loop",
@@ -63,6 +65,7 @@ class HttpExchange:
         self._proxy = proxy
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
+        self._departure: Departure = scope[DEPARTURE]
         self._receiver = Receiver(receive)
         self._send = send
 
@@ -106,10 +109,10 @@ class HttpExchange:
         if router is None:
             await self._fail(UNAVAILABLE)
             return
+        self._task = asyncio.current_task()
+        self._departure.watch(self._depart)
         self._start_clock()
         body, complete = self._first_body()
-        if complete:
-            self._receiver.watch(self._on_message)
         request = flatten_scope(self._scope, self._head, route, body)
         call = self._call = await router.start(
             REQUEST,
@@ -128,11 +131,8 @@ class HttpExchange:
         if self._head.expects_continue:
             return b"", False
         message = self._receiver.poll()
-        if message is None:
+        if message is None or message["type"] != "http.request":
             return b"", False
-        if message["type"] != "http.request":
-            self._interrupted = ResetCode.CANCEL
-            raise asyncio.CancelledError
         return message["body"], not message["more_body"]
 
     async def _relay(self, call: Call) -> None:
@@ -176,7 +176,7 @@ class HttpExchange:
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
             *failure.headers,
-            (b"x-request-id", self._head.request_id.encode("latin-1")),
+            (b"x-request-id", self._head.request_id.encode()),
         ]
         if failure.status in (408, 500):
             headers.append((b"connection", b"close"))
@@ -188,7 +188,6 @@ class HttpExchange:
     # What can interrupt it.
 
     def _start_clock(self) -> None:
-        self._task = asyncio.current_task()
         timeout_s = self._proxy.options.request_timeout_s
         if timeout_s is not None:
             self._deadline = self._loop.time() + timeout_s
@@ -199,28 +198,26 @@ class HttpExchange:
             self._interrupted = code
             self._task.cancel()
 
-    def _on_message(self, message: Message) -> None:
-        if message["type"] == "http.disconnect":
-            self._interrupt(ResetCode.CANCEL)
+    def _depart(self) -> None:
+        self._interrupt(ResetCode.CANCEL)
 
     def _start_upload(self, call: Call) -> None:
         if self._upload is None:
             self._upload = self._proxy.tasks.start(self._send_upload(call), name="upload")
 
     async def _send_upload(self, call: Call) -> None:
-        """Sends the rest of the body as fast as the handler reads it, then waits for news."""
+        """Sends the rest of the body as fast as the handler reads it."""
         more = True
         while more:
             message = await self._receiver.get()
             if message["type"] == "http.disconnect":
-                self._interrupt(ResetCode.CANCEL)
-                return
+                return  # The departure of the client interrupts the whole.
             more = message["more_body"]
             await call.stream.send(BODY, message["body"], end=not more)
-        self._receiver.watch(self._on_message)
 
     async def _close(self) -> None:
         self._task = None  # From here on nothing interrupts it.
+        self._departure.unwatch(self._depart)
         if self._timer is not None:
             self._timer.cancel()
         if self._upload is not None:

@@ -16,14 +16,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+DEPARTURE = "serving.departure"
+"""The key of a scope under which the client's :class:`Departure` lies."""
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers, beyond the read of the socket in which they begin."""
 MAX_GATHERED = 64 * 1024
 """Bytes that wait for the end of the turn, at most."""
+
+
+class Departure:
+    """The end of a client's connection, and who is to hear of it. ASGI tells of it by `receive`,
+    which would take a task for each request, and cannot be asked while a client waits for
+    `100 Continue`."""
+
+    def __init__(self) -> None:
+        self._happened = False
+        self._callbacks: set[Callable[[], None]] = set()
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Calls ``callback`` when the client leaves; now, if it has left."""
+        if self._happened:
+            callback()
+        else:
+            self._callbacks.add(callback)
+
+    def unwatch(self, callback: Callable[[], None]) -> None:
+        """Does so no more. Harmless the second time."""
+        self._callbacks.discard(callback)
+
+    def happen(self) -> None:
+        """The client has left."""
+        self._happened = True
+        while self._callbacks:
+            self._callbacks.pop()()
 
 
 class ProxyProtocol(HttpToolsProtocol):
@@ -34,9 +64,14 @@ class ProxyProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_fields = False
         self._fields_size: int | None = None
+        self._departure = Departure()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._departure.happen()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -56,6 +91,7 @@ class ProxyProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._begin_fields()
         super().on_message_begin()
+        self.scope[DEPARTURE] = self._departure  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._in_fields = False

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from uvicorn.protocols.utils import ClientDisconnected
+
 from serving.mux import ResetCode, Stream, StreamError
 from serving.mux.session import Part
 from serving.proxy.access_log import Entry
@@ -48,6 +50,8 @@ class WebSocketExchange:
     ) -> None:
         # Connection
         self._proxy = proxy
+        self._task: asyncio.Task[Any] | None = None
+        self._standing: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -63,14 +67,22 @@ class WebSocketExchange:
     async def run(self) -> None:
         """Serves the WebSocket."""
         call: Call | None = None
+        await self._receive()  # websocket.connect
+        self._task = asyncio.current_task()
+        upwards = self._proxy.tasks.start(self._upwards(), name="websocket upwards")
         try:
-            await self._receive()  # websocket.connect
             call = await self._start()
             if call is not None:
-                await self._exchange(call.stream)
+                self._standing.set_result(call.stream)
+                await self._relay(call.stream)
         except (RoutingError, StreamError) as error:
             await self._fail(failure_of(error))
+        except asyncio.CancelledError:
+            if call is not None or not self._client_left:
+                raise
         finally:
+            upwards.cancel()
+            await asyncio.wait((upwards,))
             if call is not None:
                 call.close(ResetCode.CANCEL)
             self._log()
@@ -87,38 +99,44 @@ class WebSocketExchange:
         request = flatten_scope(self._scope, self._head, route, b"")
         return await router.start(REQUEST, request.SerializeToString(), end=False)
 
-    async def _exchange(self, stream: Stream) -> None:
-        """Passes messages both ways until the handler's end. The client's own end only travels
-        on: the handler hears of it and ends in its own time."""
-        upwards = self._proxy.tasks.start(self._upwards(stream), name="websocket upwards")
-        try:
-            while (part := await stream.receive()) is not None:
-                await self._downwards(part)
-                if part.end:
-                    break
-        finally:
-            upwards.cancel()
-            await asyncio.wait((upwards,))
+    async def _relay(self, stream: Stream) -> None:
+        """Passes the handler's messages on until its end. The client's own end only travels
+        upwards: the handler hears of it and ends in its own time."""
+        while (part := await stream.receive()) is not None:
+            if not (self._client_left or self._closed):
+                try:
+                    await self._downwards(part)
+                except ClientDisconnected:
+                    self._client_left = True  # Who reads for it hears the same, and tells how.
+            if part.end:
+                break
 
-    async def _upwards(self, stream: Stream) -> None:
-        while not stream.receive_ended:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self._client_left = True
-                close = WebSocketClose(
-                    code=message.get("code") or 1005, reason=message.get("reason")
-                )
-                stream.write(CLOSE, close.SerializeToString(), end=True)
-                return
+    async def _upwards(self) -> None:
+        """Passes the client's messages on, until it leaves. One that leaves before a replica has
+        taken it is not brought to any."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect" and not self._standing.done():
+            if not self._status:
+                self._leave_queue()
+            return
+        stream = await self._standing
+        while message["type"] != "websocket.disconnect":
             text = message.get("text")
             if text is not None:
                 await stream.send(TEXT, text.encode())
             else:
                 await stream.send(BINARY, message["bytes"])
+            message = await self._receive()
+        self._client_left = True
+        close = WebSocketClose(code=message.get("code") or 1005, reason=message.get("reason"))
+        stream.write(CLOSE, close.SerializeToString(), end=True)
+
+    def _leave_queue(self) -> None:
+        self._client_left = True
+        assert self._task is not None
+        self._task.cancel()
 
     async def _downwards(self, part: Part) -> None:
-        if self._client_left or self._closed:
-            return
         tag = part.tag
         if tag == TEXT:
             await self._send({"type": "websocket.send", "text": part.data.decode()})
