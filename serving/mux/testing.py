@@ -166,7 +166,11 @@ class Connected(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def connected(
-    on_open: Callable[[Stream], None] | None = None, *, window: int = DEFAULT_WINDOW
+    on_open: Callable[[Stream], None] | None = None,
+    *,
+    window: int = DEFAULT_WINDOW,
+    on_load: Callable[[int], None] = lambda ongoing: None,
+    ongoing: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[Connected]:
     """A caller's and a replica's connection, joined and running. ``on_open`` is called with each
     stream that the replica gets; where it is None, all are accepted."""
@@ -175,8 +179,8 @@ async def connected(
         stream.session.accept(stream)
 
     caller_call, replica_call = memory_calls()
-    caller = CallerConnection(caller_call, window=window)
-    replica = ReplicaConnection(replica_call, on_open or accept, window=window)
+    caller = CallerConnection(caller_call, window=window, on_load=on_load)
+    replica = ReplicaConnection(replica_call, on_open or accept, window=window, ongoing=ongoing)
     tasks = [asyncio.ensure_future(end.run()) for end in (caller, replica)]
     try:
         await caller.ready.wait()

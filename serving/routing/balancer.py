@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import takewhile
 
 UNLIMITED = -1
 
@@ -53,9 +54,10 @@ class Replica:
 class Waiter:
     """A request that waits for a slot. ``notify`` is called when ``replica`` is set."""
 
-    __slots__ = ("notify", "replica")
+    __slots__ = ("arrival", "notify", "replica")
 
-    def __init__(self, notify: Callable[[], None]) -> None:
+    def __init__(self, arrival: int, notify: Callable[[], None]) -> None:
+        self.arrival = arrival
         self.notify = notify
         self.replica: Replica | None = None
 
@@ -67,6 +69,8 @@ class Balancer:
         self.replicas: dict[str, Replica] = {}
         self.max_queued = UNLIMITED
         self._queue: OrderedDict[Waiter, None] = OrderedDict()
+        """In the order of arrival."""
+        self._arrivals = 0
         self._rng = rng or random.Random()
 
     def __repr__(self) -> str:
@@ -79,21 +83,26 @@ class Balancer:
 
     # Requests.
 
+    def arrive(self) -> int:
+        """A request's place in the order of arrival."""
+        self._arrivals += 1
+        return self._arrivals
+
     def acquire(self) -> Replica | None:
         """Takes a slot at once, or gives None: then :meth:`enqueue`."""
         if self._queue:
             return None
         return self._take()
 
-    def enqueue(self, notify: Callable[[], None], *, again: bool = False) -> Waiter:
-        """Joins the queue; at its head where the request had a slot before (``again``) and the
-        replica did not take it. Raises :class:`QueueFull`."""
+    def enqueue(self, arrival: int, notify: Callable[[], None], *, again: bool = False) -> Waiter:
+        """Joins the queue; where the request had a slot before (``again``) and the replica did
+        not take it, in its old place. Raises :class:`QueueFull`."""
         if not again and 0 <= self.max_queued <= len(self._queue):
             raise QueueFull
-        waiter = Waiter(notify)
+        waiter = Waiter(arrival, notify)
         self._queue[waiter] = None
         if again:
-            self._queue.move_to_end(waiter, last=False)
+            self._move_to_its_place(waiter)
         self._serve_queue()
         return waiter
 
@@ -148,6 +157,12 @@ class Balancer:
         if replica.full and ongoing < replica.capacity:
             replica.full = False
             self._serve_queue()
+
+    def _move_to_its_place(self, waiter: Waiter) -> None:
+        """Behind those that arrived earlier: a few, for they too were sent away by a replica."""
+        earlier = list(takewhile(lambda other: other.arrival < waiter.arrival, self._queue))
+        for each in (waiter, *reversed(earlier)):
+            self._queue.move_to_end(each, last=False)
 
     def _serve_queue(self) -> None:
         while self._queue and (replica := self._take()) is not None:

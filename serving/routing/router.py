@@ -61,9 +61,12 @@ class Call:
 class Router:
     """The way to one deployment, for one process, on one event loop."""
 
-    def __init__(self, application: str, deployment: str) -> None:
+    def __init__(
+        self, application: str, deployment: str, *, make_link: Callable[..., Link] = Link
+    ) -> None:
         self.application = application
         self.deployment = deployment
+        self._make_link = make_link
         self.balancer = Balancer()
         self._links: dict[Replica, tuple[Link, asyncio.Task[None]]] = {}
         self._tasks = Tasks()
@@ -97,8 +100,11 @@ class Router:
         time. Raises Overloaded, Unavailable, ReplicaLost, or StreamReset as the replica sent it.
         """
         again = lost = False
+        arrival = self.balancer.arrive()
         while True:
-            replica = (None if again else self.balancer.acquire()) or await self._wait(again)
+            replica = (None if again else self.balancer.acquire()) or await self._wait(
+                arrival, again
+            )
             again = True
             stream: Stream | None = None
             call: Call | None = None
@@ -127,7 +133,8 @@ class Router:
         """The deployment is gone: who waits gets Unavailable, connections end."""
         self._closed = True
         for waiting in self._waiting:
-            waiting.set_exception(self._unavailable())
+            if not waiting.done():  # It may have got a slot, or been cancelled, in this very turn.
+                waiting.set_exception(self._unavailable())
         self._waiting.clear()
         await self._tasks.aclose()
 
@@ -147,14 +154,14 @@ class Router:
             timeout_us = max(1, int(remaining_s * 1e6))
         return connection.open(tag, data, end=end, timeout_us=timeout_us)
 
-    async def _wait(self, again: bool) -> Replica:
+    async def _wait(self, arrival: int, again: bool) -> Replica:
         if self._closed:
             raise self._unavailable()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter: Waiter | None = None
         self._waiting.add(turn)
         try:
-            waiter = self.balancer.enqueue(partial(_wake, turn), again=again)
+            waiter = self.balancer.enqueue(arrival, partial(_wake, turn), again=again)
             await turn
             assert waiter.replica is not None
             replica, waiter.replica = waiter.replica, None
@@ -167,11 +174,14 @@ class Router:
         finally:
             self._waiting.discard(turn)
             if waiter is not None:
+                granted = waiter.replica
                 self.balancer.abandon(waiter)
+                if granted is not None:
+                    self._disconnect_if_done(granted)
 
     def _connect(self, replica_id: str, address: str, capacity: int) -> None:
         replica = self.balancer.add(replica_id, capacity)
-        link = Link(
+        link = self._make_link(
             address,
             on_up=lambda: self.balancer.connected(replica),
             on_down=lambda: self.balancer.unusable(replica),
@@ -185,7 +195,13 @@ class Router:
 
     def _release(self, replica: Replica) -> None:
         self.balancer.release(replica)
-        if replica.inflight == 0 and replica.id not in self.balancer.replicas:
+        self._disconnect_if_done(replica)
+
+    def _disconnect_if_done(self, replica: Replica) -> None:
+        """Ends the link of a replica that was removed, after its last request. One of the same id
+        may have come anew in the meantime."""
+        removed = self.balancer.replicas.get(replica.id) is not replica
+        if removed and replica.inflight == 0:
             self._disconnect(replica)
 
     def _unavailable(self) -> Unavailable:

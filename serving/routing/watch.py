@@ -97,7 +97,8 @@ async def watch(
                     backoff_s = FIRST_BACKOFF_S
                     apply(update)
                     await call.write(WatchRequest(revision=update.revision))
-        except grpc.aio.AioRpcError as error:
-            logger.debug("watch of the controller ended: %s", error.details())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            # InvalidStateError: the controller was gone before its update could be confirmed.
+            logger.debug("watch of the controller ended: %s", error)
         await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
         backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
