@@ -1,7 +1,8 @@
 """The controller process: `python -m serving.controller`.
 
 Settings come as JSON in SERVING_CONTROLLER_CONFIG: `address` and `state_dir`; and, where a
-supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `proxies`, `logging`.
+supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `https`, `proxies`
+and `logging`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from serving.controller.replica import Surroundings
 from serving.controller.service import ControllerService
 from serving.controller.store import MemoryStore
 from serving.engine.local import LocalEngine
-from serving.v1 import controller_pb2_grpc
+from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
 # The supervisor is gone: replicas end by themselves, having the same lifeline, or are made to.
@@ -58,7 +59,11 @@ async def serve(config: dict[str, Any]) -> None:
     service = ControllerService(
         reconciler,
         publisher,
-        http=(config.get("http_host", ""), config.get("http_port", 0)),
+        http=pb.ServeStatus(
+            http_host=config.get("http_host", ""),
+            http_port=config.get("http_port", 0),
+            https=config.get("https", False),
+        ),
         proxies=config.get("proxies", []),
         on_shutdown=lambda: _request_end(config.get("supervisor_pid"), stop),
     )

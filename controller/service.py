@@ -24,7 +24,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         reconciler: Reconciler,
         publisher: Publisher,
         *,
-        http: tuple[str, int],
+        http: pb.ServeStatus,
         proxies: list[str],
         on_shutdown: Callable[[], None],
     ) -> None:
@@ -71,8 +71,9 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
                 pb.ProxyStatus(name=name, status="HEALTHY" if name in watching else "STARTING")
                 for name in self._proxies
             ],
-            http_host=self._http[0],
-            http_port=self._http[1],
+            http_host=self._http.http_host,
+            http_port=self._http.http_port,
+            https=self._http.https,
         )
 
     async def Watch(

@@ -77,7 +77,8 @@ def start(
     """Starts a cluster that ends with this process, with options of one's own.
 
     Does nothing where one runs already: its options stay as they are, with a warning where some
-    were given. Returns its status, which tells the port. Raises ClusterError where it cannot start.
+    were given. Returns its status, which tells the `url`. Raises ClusterError where it cannot
+    start.
     """
     http = _options(HTTPOptions, http_options, "http_options")
     logging = _options(LoggingConfig, logging_config, "logging_config")
@@ -87,6 +88,8 @@ def start(
             RuntimeWarning,
             stacklevel=2,
         )
+    if _own is not None:
+        _own.wait_until_ready()
     return status()
 
 
@@ -113,9 +116,10 @@ def shutdown() -> None:
     """Ends the cluster, letting requests finish. Does nothing where none runs."""
     if _own is not None:
         _stop_own()
-    elif _address() is not None:
+    elif (address := _address()) is not None:
         with _client() as client:
             client.shutdown()
+        cluster.wait_until_gone(address)
 
 
 # The cluster
@@ -181,14 +185,9 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
         if _own is not None:
             _own.wait_until_ready()  # it knows why it ended
         raise
-    if spec.route_prefix:
-        known = client.status()
-        if known.http_port:
-            host = known.http_host
-            where = f"http://{host}:{known.http_port}{spec.route_prefix}"
-            progress.say(f"Application {spec.name!r} is ready at {where}")
-            return
-    progress.say(f"Application {spec.name!r} is ready")
+    url = from_message(client.status()).url if spec.route_prefix else ""
+    where = f" at {url}{spec.route_prefix}" if url else ""
+    progress.say(f"Application {spec.name!r} is ready{where}")
 
 
 @contextmanager

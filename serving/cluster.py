@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -18,7 +19,7 @@ from typing import Any
 from serving import lifeline
 from serving.config import HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError
-from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE
+from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
 
 ADDRESS_VARIABLE = "SERVING_ADDRESS"
 STATE_DIR_VARIABLE = "SERVING_STATE_DIR"
@@ -51,6 +52,16 @@ def find() -> str | None:
         return None
     address = str(cluster["controller"])
     return address if _answers(address) else None
+
+
+def wait_until_gone(address: str) -> None:
+    """Returns once the supervisor of a cluster on this machine ended, which gives up its lock.
+
+    To be called when the controller is gone: then the supervisor ends what is left within seconds.
+    """
+    folder = Path(address.removeprefix("unix:")).parent
+    with contextlib.suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def _answers(address: str) -> bool:

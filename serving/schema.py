@@ -70,6 +70,16 @@ class ServeStatus:
     http_host: str = ""
     http_port: int = 0
     """The port that the proxies listen on; 0 where there are none."""
+    https: bool = False
+    """Whether they speak TLS."""
+
+    @property
+    def url(self) -> str:
+        """Where the proxies listen, "http://127.0.0.1:8000"; empty where there are none."""
+        if not self.http_port:
+            return ""
+        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
+        return f"{'https' if self.https else 'http'}://{host}:{self.http_port}"
 
 
 def from_message(message: pb.ServeStatus) -> ServeStatus:
@@ -81,6 +91,7 @@ def from_message(message: pb.ServeStatus) -> ServeStatus:
         },
         http_host=message.http_host,
         http_port=message.http_port,
+        https=message.https,
     )
 
 

@@ -36,6 +36,7 @@ from serving.engine.local import LocalEngine
 
 CONFIG_VARIABLE = "SERVING_SUPERVISOR_CONFIG"
 CLUSTER_FILE = "cluster.json"
+LOCK_FILE = "lock"
 
 # A Unix socket's path is limited to 108 bytes (104 on macOS); ours add at most 22.
 _MAX_STATE_DIR_LENGTH = 80
@@ -156,7 +157,7 @@ class Supervisor:
         if self.state_dir.stat().st_uid != os.getuid():
             raise StartError(f"the state folder {self.state_dir} belongs to another user")
         self.state_dir.chmod(0o700)
-        self._lock_fd = os.open(self.state_dir / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        self._lock_fd = os.open(self.state_dir / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -188,6 +189,7 @@ class Supervisor:
             "supervisor_pid": os.getpid(),
             "http_host": self._http["host"],
             "http_port": self._http["port"],
+            "https": self._http["ssl_certfile"] is not None,
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
         }

@@ -19,8 +19,8 @@ def start(host: Host = None, port: Port = None) -> None:
         raise ClusterError(f"a cluster runs already, at {address}")
     started = cluster.start_detached(http_options(host, port), LoggingConfig())
     typer.echo(f"Cluster started, process {started['pid']}; logs are in {started['state_dir']}")
-    if started["http_port"]:
-        typer.echo(f"HTTP: http://{started['http_host']}:{started['http_port']}/")
+    if url := api.status().url:
+        typer.echo(f"HTTP: {url}/")
 
 
 def status() -> None:
@@ -31,7 +31,7 @@ def status() -> None:
 
 
 def _lines(known: ServeStatus) -> list[str]:
-    lines = [f"HTTP: http://{known.http_host}:{known.http_port}/"] if known.http_port else []
+    lines = [f"HTTP: {known.url}/"] if known.url else []
     lines += [f"{name}: {proxy}" for name, proxy in known.proxies.items()]
     if not known.applications:
         lines.append("No applications")

@@ -147,16 +147,18 @@ class ProxyStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ServeStatus(_message.Message):
-    __slots__ = ("applications", "proxies", "http_host", "http_port")
+    __slots__ = ("applications", "proxies", "http_host", "http_port", "https")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     HTTP_HOST_FIELD_NUMBER: _ClassVar[int]
     HTTP_PORT_FIELD_NUMBER: _ClassVar[int]
+    HTTPS_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     http_host: str
     http_port: int
-    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ...) -> None: ...
+    https: bool
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("watcher", "revision")

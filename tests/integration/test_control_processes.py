@@ -18,6 +18,7 @@ import requests
 import serving
 from serving import api
 from serving.exceptions import ClusterError, DeploymentFailedError
+from serving.schema import ServeStatus
 from tests.support.control import (
     command,
     descendants,
@@ -229,12 +230,13 @@ def test_wrong_application_starts_nothing() -> None:
 
 def test_proxy_that_cannot_start_is_told(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.pem")
-    serving.start(http_options={"port": 0, "ssl_certfile": missing, "ssl_keyfile": missing})
+    options = {"port": 0, "ssl_certfile": missing, "ssl_keyfile": missing}
 
     with pytest.raises(ClusterError, match="proxy-0"):
-        serving.run(hello.bind())
+        serving.start(http_options=options)
 
-    until(lambda: not descendants(os.getpid()))
+    assert not descendants(os.getpid())
+    assert serving.status() == ServeStatus()
 
 
 def test_address_of_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
