@@ -56,17 +56,12 @@ def run(
         ClusterError: the cluster could not be started or reached.
     """
     spec = application_spec(target, name, route_prefix)
-    started = _connect()
-    try:
-        with _client() as client:
-            _deploy(client, spec)
-    except BaseException:
-        if started:
-            _stop_own()
-        raise
     if blocking:
         with until_interrupted(name):
+            _run(spec)
             wait_for_end()
+    else:
+        _run(spec)
     return DeploymentHandle(spec.ingress, name)
 
 
@@ -177,6 +172,17 @@ def _client() -> Iterator[Client]:
         yield client
 
 
+def _run(spec: pb.ApplicationSpec) -> None:
+    started = _connect()
+    try:
+        with _client() as client:
+            _deploy(client, spec)
+    except BaseException:
+        if started:
+            _stop_own()
+        raise
+
+
 def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     generation = client.deploy(spec)
     try:
@@ -201,7 +207,7 @@ def until_interrupted(name: str) -> Iterator[None]:
             progress.say("Ending; once more to end at once")
             if _own is not None:
                 _stop_own()
-            else:
+            elif _address() is not None:
                 with _client() as client:
                     client.delete(name)
 
