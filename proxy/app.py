@@ -36,7 +36,8 @@ class Proxy:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if scope["type"] == "http":
-            if scope["path"].startswith("/-/") and await self._own(scope, send):
+            path = self._path(scope)
+            if path.startswith("/-/") and await self._own(path, send):
                 return
             await HttpExchange(self, scope, receive, send).run()
         elif scope["type"] == "websocket":
@@ -46,10 +47,7 @@ class Proxy:
 
     def match(self, scope: dict[str, Any]) -> Route | None:
         """The route of a request."""
-        path: str = scope["path"]
-        if root_path := scope["root_path"]:
-            path = path.removeprefix(root_path)
-        return self.directory.routes.match(path)
+        return self.directory.routes.match(self._path(scope))
 
     async def aclose(self) -> None:
         """Ends what the proxy runs, once the server has ended its requests."""
@@ -58,9 +56,13 @@ class Proxy:
         if self.access_log is not None:
             await self.access_log.aclose()
 
-    async def _own(self, scope: dict[str, Any], send: Callable[[Message], Awaitable[None]]) -> bool:
+    def _path(self, scope: dict[str, Any]) -> str:
+        """The path as the client sent it: the server has put the root path before it."""
+        path: str = scope["path"]
+        return path.removeprefix(self.options.root_path)
+
+    async def _own(self, path: str, send: Callable[[Message], Awaitable[None]]) -> bool:
         """Answers the proxy's own paths, below `/-/`."""
-        path = scope["path"].removeprefix(scope["root_path"])
         if path == HEALTH_PATH:
             status, kind = (503, b"text/plain") if self.draining else (200, b"text/plain")
             body = b"draining" if self.draining else b"success"

@@ -141,7 +141,8 @@ class ReplicaConnection:
         self._call = call
         self._wake = asyncio.Event()
         self._ongoing = ongoing
-        self._load_wanted = True  # The first message tells the caller that the call stands.
+        # Sent though there is nothing else to say; the first tells the caller that the call stands.
+        self._news: int | None = ongoing()
 
         def opened(stream: StreamCore) -> None:
             assert isinstance(stream, Stream)
@@ -152,8 +153,9 @@ class ReplicaConnection:
         )
 
     def push_load(self) -> None:
-        """Tells the caller the number of ongoing requests though there is nothing else to say."""
-        self._load_wanted = True
+        """Tells the caller the number of ongoing requests as it is now, whatever it is when the
+        message leaves: who waits for a free slot must hear of it even if another was faster."""
+        self._news = self._ongoing()
         self._wake.set()
 
     def goaway(self, reason: str = "") -> None:
@@ -178,12 +180,13 @@ class ReplicaConnection:
         while not (session.draining and not session.streams):
             await wake.wait()
             wake.clear()
-            # The load that was asked for goes by itself, after all frames: the caller must not
-            # hear of a free slot in the message that holds its REJECT, for it takes the REJECT
-            # for the later news.
-            while (frames := session.take()) or self._load_wanted:
-                self._load_wanted = self._load_wanted and bool(frames)
+            while frames := session.take():
                 await write(ServerFrames(frames=frames, ongoing=self._ongoing()))
+            # The news go by themselves, after all frames: the caller must not hear of a free slot
+            # in the message that holds its REJECT, for it takes the REJECT for the later news.
+            if self._news is not None:
+                news, self._news = self._news, None
+                await write(ServerFrames(ongoing=news))
 
 
 async def _until_first(*works: Awaitable[None]) -> None:

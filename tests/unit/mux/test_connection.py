@@ -68,6 +68,20 @@ async def test_news_of_a_free_slot_does_not_travel_with_the_reject_that_it_undoe
     await running
 
 
+async def test_news_of_a_free_slot_is_told_though_another_caller_was_faster() -> None:
+    """Else a caller that was turned away could wait for ever: nobody turns it away again."""
+    caller_call, replica_call = memory_calls()
+    ongoing = 0
+    replica = ReplicaConnection(replica_call, lambda stream: None, ongoing=lambda: ongoing)
+    running = asyncio.ensure_future(replica.run())
+    await caller_call.read()
+    replica.push_load()
+    ongoing = 1
+    assert (await caller_call.read()).ongoing == 0
+    caller_call.cancel()
+    await running
+
+
 async def test_all_that_is_queued_in_one_turn_travels_in_one_message() -> None:
     caller_call, replica_call = memory_calls()
     caller = CallerConnection(caller_call)
