@@ -50,8 +50,6 @@ class AccessLog:
 
     async def aclose(self) -> None:
         """Writes what waits."""
-        if self._timer is not None:
-            self._timer.cancel()
         while self._writing is not None or self._entries:
             if self._writing is None:
                 self._flush()
@@ -60,7 +58,9 @@ class AccessLog:
         self._writer.shutdown()
 
     def _flush(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         entries, self._entries = self._entries, []
         dropped, self._dropped = self._dropped, 0
         loop = asyncio.get_running_loop()
@@ -79,8 +79,8 @@ class AccessLog:
         try:
             self._stream.write("".join(lines))
             self._stream.flush()
-        except OSError:
-            self._dropped += len(entries)  # Nobody reads the stream (a closed pipe).
+        except (OSError, ValueError):
+            self._dropped += len(entries)  # Nobody reads the stream: a broken pipe, a closed file.
 
     def _text(self, entry: Entry) -> str:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time_s))

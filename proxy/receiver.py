@@ -53,7 +53,11 @@ class Receiver:
     def _resume(self) -> Generator[Any, None, Message]:
         assert self._step is not None
         while True:
-            yield self._future  # The task waits for it, as if it had been awaited here.
+            try:
+                yield self._future  # The task waits for it, as if it had been awaited here.
+            except BaseException:
+                self.close()
+                raise
             try:
                 self._future = self._step.send(None)
             except StopIteration as stop:
