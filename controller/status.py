@@ -39,6 +39,8 @@ def _application_word(
         return "DELETING", ""
     if state.has_failed:
         return ("UPDATE_FAILED" if state.serving is not None else "DEPLOY_FAILED"), messages
+    if any(deployment.status == "UNHEALTHY" for deployment in deployments):
+        return "UNHEALTHY", messages
     if state.confirmed_generation != state.record.generation:
         return "DEPLOYING", messages
     if any(deployment.target is not None and not deployment.ready for deployment in state.wanted):
@@ -85,10 +87,10 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
         return word, f"could not start, {times}: {_last_line_first(history.error)}"
     if state.is_complete:
         return "HEALTHY", ""
-    if history.proven and history.failures:
-        return "UNHEALTHY", f"{progress}: {_last_line_first(history.error)}"
     if history.failures:
-        return "UPDATING", f"{progress}; the last start failed: {_last_line_first(history.error)}"
+        # Given time, one failure is repaired; it is the row of them that is news.
+        word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"
+        return word, f"{progress}; the last failure: {_last_line_first(history.error)}"
     return "UPDATING", progress
 
 

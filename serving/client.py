@@ -21,7 +21,6 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 _FAILED = {"DEPLOY_FAILED", "UPDATE_FAILED"}
-_SETTLED = {"RUNNING", "UNHEALTHY"}
 
 
 class Client:
@@ -63,9 +62,9 @@ class Client:
                 if found is not None and found.generation >= generation:
                     seen = True
                     yield found
-                    if found.status in _FAILED:
+                    if found.status in _FAILED or _is_unhealthy(found):
                         raise DeploymentFailedError(_failure(found))
-                    if found.status in _SETTLED and _proxies_serve(status):
+                    if found.status == "RUNNING" and _proxies_serve(status):
                         return
                 elif seen:
                     raise ClusterError(f"application {name!r} was deleted while it was deployed")
@@ -126,6 +125,13 @@ def _proxies_serve(status: pb.ServeStatus) -> bool:
     return all(proxy.status == "HEALTHY" for proxy in status.proxies)
 
 
+def _is_unhealthy(status: pb.ApplicationStatus) -> bool:
+    return any(deployment.status == "UNHEALTHY" for deployment in status.deployments)
+
+
 def _failure(status: pb.ApplicationStatus) -> str:
-    kept = "; the version before it serves on" if status.status == "UPDATE_FAILED" else ""
-    return f"application {status.name!r} could not be deployed{kept}\n{status.message}"
+    rest = {
+        "UPDATE_FAILED": "; the version before it serves on",
+        "UNHEALTHY": " as wanted; the cluster goes on trying",
+    }.get(status.status, "")
+    return f"application {status.name!r} could not be deployed{rest}\n{status.message}"

@@ -29,7 +29,7 @@ def _text(status: pb.ApplicationStatus) -> str:
     for deployment in status.deployments:
         ready = sum(replica.state == "RUNNING" for replica in deployment.replicas)
         parts.append(f"{deployment.name} {ready}/{deployment.target_num_replicas} ready")
-        if "failed" in deployment.message:
+        if "failure" in deployment.message:
             parts.append(deployment.message.partition("\n")[0])
     return escape(f"Deploying {status.name}: {', '.join(parts)}")
 

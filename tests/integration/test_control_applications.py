@@ -214,6 +214,25 @@ def test_num_replicas_changes_in_place() -> None:
     until(lambda: replica_pids() == {first})
 
 
+def test_replicas_that_cannot_be_added_are_told_while_the_others_serve(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+
+    @serving.deployment
+    class OnlyOne:
+        def __init__(self) -> None:
+            taken.touch(exist_ok=False)
+
+        def __call__(self) -> str:
+            return "the one"
+
+    serving.run(OnlyOne.bind())  # type: ignore[attr-defined]
+    with pytest.raises(DeploymentFailedError, match="has 1 of 2 replicas ready") as caught:
+        serving.run(OnlyOne.options(num_replicas=2).bind())  # type: ignore[attr-defined]
+
+    assert "FileExistsError" in str(caught.value)
+    assert get().text == "the one"
+
+
 def test_limits_change_in_place() -> None:
     deployment = serving.deployment(pid_of)
     serving.run(deployment.bind())

@@ -220,6 +220,26 @@ async def test_crash_is_repaired_at_once_and_told(plane: Plane) -> None:
     assert plane.status().message == ""
 
 
+async def test_version_that_worked_is_never_given_up_but_said_to_be_unhealthy(
+    plane: Plane,
+) -> None:
+    plane.deploy(count=1)
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    plane.deploy(count=2)
+    for _ in range(4):
+        await plane.until(lambda: len(plane.engine.running) == 2)
+        await plane.fail("ValueError: out of memory")
+        await plane.until(lambda: len(plane.engine.running) == 1)
+    await plane.until(lambda: plane.status().status == "UNHEALTHY")
+    assert "has 1 of 2 replicas ready; the last failure: ValueError" in plane.status().message
+
+    await plane.until(lambda: len(plane.engine.running) == 2)
+    plane.reconciler.report(plane.engine.running[-1].replica.replica_id, "")
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+
 async def test_process_that_cannot_be_started_is_a_failure(plane: Plane) -> None:
     plane.engine.error = OSError("out of processes")
     plane.deploy()
