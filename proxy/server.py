@@ -79,8 +79,9 @@ async def serve(config: ProxyConfig) -> None:
     tasks = Tasks()
     synced = asyncio.Event()
 
-    def apply(update: WatchUpdate) -> None:
+    async def apply(update: WatchUpdate) -> None:
         proxy.directory.apply(update)
+        await proxy.directory.settled()
         synced.set()
 
     try:

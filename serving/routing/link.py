@@ -33,6 +33,8 @@ class Link:
     ) -> None:
         self.address = address
         self.connection: CallerConnection | None = None
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has ended, well or not."""
         self._on_up = on_up
         self._on_down = on_down
         self._on_load = on_load
@@ -66,9 +68,11 @@ class Link:
                 if stood := standing.done() and not running.done():
                     self.connection = connection
                     self._on_up()
+                    self.tried.set()
                     await asyncio.wait((running,))
             finally:
                 self.connection = None
+                self.tried.set()
                 if stood:
                     self._on_down()
                 running.cancel()

@@ -90,6 +90,11 @@ class Router:
                 self._disconnect(replica)
         self.balancer.resize(target.max_ongoing_requests)
 
+    async def settled(self) -> None:
+        """Waits until a connection to each replica was tried once."""
+        for link, _ in list(self._links.values()):
+            await link.tried.wait()
+
     async def start(
         self, tag: int, data: bytes, *, end: bool, repeatable: bool = False, deadline: float = 0
     ) -> Call:

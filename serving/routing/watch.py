@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
@@ -21,6 +22,7 @@ logger = logging.getLogger("serving.routing")
 
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
+SETTLE_TIMEOUT_S = 1.0
 
 
 class Directory:
@@ -67,6 +69,14 @@ class Directory:
             for route in self.routes.routes:
                 self.router(route.application, route.ingress)
 
+    async def settled(self) -> None:
+        """Waits until a connection to each replica was tried once, for ``SETTLE_TIMEOUT_S`` at
+        most: requests that come before would queue though there is room."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                for router in list(self._routers.values()):
+                    await router.settled()
+
     async def aclose(self) -> None:
         """Ends all connections."""
         for key in list(self._deployments):
@@ -80,7 +90,7 @@ class Directory:
 
 
 async def watch(
-    controller_address: str, watcher: str, apply: Callable[[WatchUpdate], None]
+    controller_address: str, watcher: str, apply: Callable[[WatchUpdate], Awaitable[None]]
 ) -> None:
     """Gives ``apply`` every update that the controller sends, each stream of them beginning with
     a snapshot, and confirms each once it is applied. Runs until it is cancelled: while the
@@ -95,7 +105,7 @@ async def watch(
                 await call.write(WatchRequest(watcher=watcher))
                 while (update := await call.read()) is not grpc.aio.EOF:
                     backoff_s = FIRST_BACKOFF_S
-                    apply(update)
+                    await apply(update)
                     await call.write(WatchRequest(revision=update.revision))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             # InvalidStateError: the controller was gone before its update could be confirmed.
