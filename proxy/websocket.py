@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 NORMAL_CLOSURE = 1000
 INTERNAL_ERROR = 1011
 SWITCHING_PROTOCOLS = 101
+MAX_MESSAGE = 2**31
+"""Bytes of a handler's message, which is sent to the client as one."""
 
 
 class WebSocketExchange:
@@ -102,7 +104,7 @@ class WebSocketExchange:
     async def _relay(self, stream: Stream) -> None:
         """Passes the handler's messages on until its end. The client's own end only travels
         upwards: the handler hears of it and ends in its own time."""
-        while (part := await stream.receive()) is not None:
+        while (part := await stream.receive(MAX_MESSAGE)) is not None:
             if not (self._client_left or self._closed):
                 try:
                     await self._downwards(part)

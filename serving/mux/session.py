@@ -228,11 +228,13 @@ class Session:
         self._send_control(Frame(stream_id=stream.id, type=REJECT))
 
     def reset(self, stream: StreamCore, code: ResetCode, reason: str = "") -> None:
-        """Ends a stream at once. Harmless on one that has ended. A stream that never left this
-        end is dropped without a word to the peer."""
+        """Ends a stream at once; ``error`` tells so those who still read or write it here.
+        Harmless on one that has ended. A stream that never left this end is dropped without a
+        word to the peer."""
         if self.streams.get(stream.id) is not stream:
             return
         self._forget(stream)
+        stream.error = StreamReset(code, reason or "the stream was reset at this end")
         if stream.on_wire:
             self._send_control(
                 Frame(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from serving.mux.errors import StreamReset
 from serving.mux.session import DEFAULT_WINDOW, Part, Session, StreamCore
 from serving.v1.frames_pb2 import ResetCode
 
@@ -36,7 +35,7 @@ class Stream(StreamCore):
                 raise self.error
             if self.receive_ended:
                 return None
-            await self._wait_readable()
+            await _wait(self._readers)
             part = self.session.read(self)
         if not part.more:
             return part
@@ -47,12 +46,12 @@ class Stream(StreamCore):
         while not self.accepted:
             if self.error is not None:
                 raise self.error
-            await self._wait_readable()
+            await _wait(self._readers)
 
     async def over(self) -> None:
         """Replica: waits until the last frame has left, or the stream ended early."""
         while self.error is None and self.session.streams.get(self.id) is self:
-            await self._wait_readable()
+            await _wait(self._readers)
 
     def write(self, tag: int, data: bytes, *, end: bool = False) -> None:
         """Queues a message at once. Follow with :meth:`drain` where ``must_wait``."""
@@ -98,11 +97,6 @@ class Stream(StreamCore):
         if self._on_early_end is not None:
             self._on_early_end()
 
-    async def _wait_readable(self) -> None:
-        if self.session.streams.get(self.id) is not self:
-            raise StreamReset(ResetCode.CANCEL, "the stream was reset at this end")
-        await _wait(self._readers)
-
     async def _assemble(self, first: Part, max_bytes: int) -> Part | None:
         chunks, size, part = [first.data], len(first.data), first
         try:
@@ -117,7 +111,7 @@ class Stream(StreamCore):
                 elif self.receive_ended:
                     return None  # The replica has answered: the rest is not wanted.
                 else:
-                    await self._wait_readable()
+                    await _wait(self._readers)
         except asyncio.CancelledError:
             self.session.unread(self, Part(first.tag, b"".join(chunks), True, False))
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,20 @@ def the_proxy() -> psutil.Process:
     return proxy
 
 
-def the_replica() -> psutil.Process:
-    """The only replica of the cluster, once those that are being stopped are gone."""
-    until(lambda: len(processes("serving.replica")) == 1)
-    (replica,) = processes("serving.replica")
+def replicas(application: str) -> list[psutil.Process]:
+    """The replica processes of an application, those included that are being stopped."""
+    found = []
+    for process in processes("serving.replica"):
+        with contextlib.suppress(psutil.Error, FileNotFoundError):
+            if spec_of(process).application == application:
+                found.append(process)
+    return found
+
+
+def the_replica(application: str = "root") -> psutil.Process:
+    """The only replica of an application, once those that are being stopped are gone."""
+    until(lambda: len(replicas(application)) == 1)
+    (replica,) = replicas(application)
     return replica
 
 
