@@ -41,7 +41,9 @@ def served(serving_sockets: Cluster, record: Record) -> Cluster:
 
 
 def opened(cluster: Cluster, path: str, **kwargs: Any) -> ClientConnection:
-    return connect(cluster.url(path, scheme="ws"), proxy=None, max_size=64 * MiB, **kwargs)
+    url = cluster.url(path, scheme="ws")
+    connection: ClientConnection = connect(url, proxy=None, max_size=64 * MiB, **kwargs)
+    return connection
 
 
 def handshaken(cluster: Cluster, path: str) -> Wire:
