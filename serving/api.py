@@ -58,10 +58,10 @@ def run(
     spec = application_spec(target, name, route_prefix)
     if blocking:
         with until_interrupted(name):
-            _run(spec)
+            deploy(spec)
             wait_for_end()
     else:
-        _run(spec)
+        deploy(spec)
     return DeploymentHandle(spec.ingress, name)
 
 
@@ -172,7 +172,8 @@ def _client() -> Iterator[Client]:
         yield client
 
 
-def _run(spec: pb.ApplicationSpec) -> None:
+def deploy(spec: pb.ApplicationSpec) -> None:
+    """Deploys what `application_spec` made; ends the cluster if that fails and it was started."""
     started = _connect()
     try:
         with _client() as client:

@@ -12,8 +12,12 @@ from serving.deployment import Application, Deployment
 from serving.v1 import controller_pb2 as pb
 
 
-def application_spec(target: object, name: str, route_prefix: str | None) -> pb.ApplicationSpec:
+def application_spec(
+    target: object, name: str, route_prefix: str | None, *, salt: str = ""
+) -> pb.ApplicationSpec:
     """Checks the application as a whole and captures its code.
+
+    With another `salt` it is another version, even where its code seems the same.
 
     Raises TypeError or ValueError, naming what is wrong, and CodeNotPortableError.
     """
@@ -26,7 +30,7 @@ def application_spec(target: object, name: str, route_prefix: str | None) -> pb.
         name=name,
         route_prefix=route_prefix or "",
         ingress=application.deployment.name,
-        deployments=[_deployment_spec(application)],
+        deployments=[_deployment_spec(application, salt)],
     )
 
 
@@ -76,7 +80,7 @@ def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
         )
 
 
-def _deployment_spec(application: Application) -> pb.DeploymentSpec:
+def _deployment_spec(application: Application, salt: str) -> pb.DeploymentSpec:
     deployment = application.deployment
     adapter = deployment.config.http_adapter
     spec = pb.DeploymentSpec(
@@ -86,7 +90,7 @@ def _deployment_spec(application: Application) -> pb.DeploymentSpec:
         options=_options(deployment),
         http_adapter=capture(adapter) if adapter is not None else None,
     )
-    spec.version = _version(spec)
+    spec.version = _version(spec, salt)
     return spec
 
 
@@ -111,7 +115,7 @@ def _json(value: object) -> str:
     return "" if value is None else json.dumps(value, sort_keys=True)
 
 
-def _version(spec: pb.DeploymentSpec) -> str:
+def _version(spec: pb.DeploymentSpec, salt: str) -> str:
     """A hash of all that takes a new process to change."""
     codes = [spec.code, pb.Code(pickled=spec.init_args), spec.http_adapter]
     digest = hashlib.sha256()
@@ -119,6 +123,7 @@ def _version(spec: pb.DeploymentSpec) -> str:
         fingerprint(codes).encode(),
         spec.options.user_config_json.encode(),
         spec.options.ray_actor_options_json.encode(),
+        salt.encode(),
     ):
         digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest()[:16]

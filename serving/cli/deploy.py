@@ -12,6 +12,7 @@ from types import TracebackType
 from serving import api, lifeline
 from serving.deployment import Application, Deployment
 from serving.exceptions import ServingError
+from serving.specs import application_spec
 
 
 class ImportPathError(Exception):
@@ -55,7 +56,7 @@ def _missing(owner: object, module_name: str, attribute: str) -> str:
 
 def main() -> None:
     lifeline.watch(lambda: None, kill_after_s=0.0)
-    import_path, name, route_prefix, app_dir = sys.argv[1:]
+    import_path, name, route_prefix, app_dir, salt = sys.argv[1:]
     sys.path.insert(0, app_dir)
     try:
         target = load(import_path)
@@ -65,7 +66,7 @@ def main() -> None:
         text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
         sys.exit(f"serving: {import_path!r} cannot be imported:\n{text.rstrip()}")
     try:
-        api.run(target, name=name, route_prefix=route_prefix or None)  # type: ignore[arg-type]
+        api.deploy(application_spec(target, name, route_prefix or None, salt=salt))
     except (ServingError, TypeError, ValueError) as error:
         sys.exit(f"serving: {error}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -44,19 +45,20 @@ def run(
     # From here on: what changes during the first deploy must not be missed.
     changes = Changes(app_dir) if reload else None
     with api.connected(http_options(host, port)) as address, api.until_interrupted(name):
-        deploy = [import_path, name, route_prefix, str(app_dir.absolute())]
-        if _deploy(address, deploy) != 0:
+        application = [import_path, name, route_prefix, str(app_dir.absolute())]
+        if _deploy(address, *application, "") != 0:
             raise typer.Exit(1)
         if changes is None:
             api.wait_for_end()
         while api.is_running():
             if changed := changes.wait():
                 progress.say(f"Changed: {', '.join(changed)}")
-                _deploy(address, deploy)
+                # A version of its own: only the replica imports what a handler imports when called.
+                _deploy(address, *application, str(time.time_ns()))
         raise ClusterError("the cluster ended by itself")
 
 
-def _deploy(address: str, arguments: list[str]) -> int:
+def _deploy(address: str, *arguments: str) -> int:
     """Deploys in a fresh interpreter, which ends with this one; returns its exit code."""
     read, write = os.pipe()
     try:

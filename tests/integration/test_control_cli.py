@@ -109,6 +109,18 @@ def test_reload_serves_what_changed_without_a_failed_request(folder: Path) -> No
         assert set(seen) == {"one", "two"}
 
 
+def test_reload_picks_up_what_only_the_handler_imports(folder: Path) -> None:
+    (folder / "helper.py").write_text("def text():\n    import texts\n    return texts.TEXT\n")
+    with serving_run(folder, "app:app", "--reload") as process:
+        url = url_of(process)
+        assert requests.get(url, timeout=20).text == "one"
+
+        (folder / "texts.py").write_text("TEXT = 'two'\n")
+        read_until(process, "is ready at")
+
+        assert requests.get(url, timeout=20).text == "two"
+
+
 def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None:
     with serving_run(folder, "app:app", "--reload") as process:
         url = url_of(process)
