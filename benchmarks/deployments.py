@@ -1,4 +1,8 @@
-"""The applications of apps.py as deployments, each under the name of its scenario."""
+"""The applications of apps.py as deployments, each under the name of its scenario.
+
+Every ingress class is empty: the application is all there is. They have names of this module, so
+that the replica imports them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,22 @@ from starlette.types import ASGIApp
 import serving
 
 
-def _served(app: ASGIApp) -> serving.Application:
-    @serving.deployment
-    @serving.ingress(app)
-    class Served:
-        """Nothing of its own: the application is all there is."""
+class Five: ...
 
-    return Served.bind()
+
+class FastAPIRoute: ...
+
+
+class Stream: ...
+
+
+class Events: ...
+
+
+class Echo: ...
+
+
+class Post: ...
 
 
 @serving.deployment
@@ -24,12 +37,16 @@ async def answer(request: Request) -> str:
     return "hello"
 
 
+def _served(ingress: type, app: ASGIApp) -> serving.Application:
+    return serving.deployment(serving.ingress(app)(ingress)).bind()
+
+
 APPLICATIONS = {
-    "five": _served(apps.five),
+    "five": _served(Five, apps.five),
     "callable": answer.bind(),
-    "fastapi": _served(apps.fastapi),
-    "stream": _served(apps.stream),
-    "sse": _served(apps.sse),
-    "websocket": _served(apps.echo),
-    "post": _served(apps.post),
+    "fastapi": _served(FastAPIRoute, apps.fastapi),
+    "stream": _served(Stream, apps.stream),
+    "sse": _served(Events, apps.sse),
+    "websocket": _served(Echo, apps.echo),
+    "post": _served(Post, apps.post),
 }

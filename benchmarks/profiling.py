@@ -16,7 +16,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from loads import SCENARIOS, Sample, drive, require_wrk
+import psutil
+from loads import SCENARIOS, drive, require_wrk
 from servers import Server, free_port, stack_command, started, uvicorn_command
 
 SAMPLES_PER_S = 500
@@ -24,56 +25,78 @@ SAMPLES_PER_S = 500
 MARGIN_S = 2.0
 
 
-def record(server: Server, role: str, args: argparse.Namespace, folder: Path) -> Counter[str]:
-    """Samples one process: the number of samples by stack, as "outer;inner;innermost"."""
-    output = folder / f"{role}.txt"
+def record(pid: int, args: argparse.Namespace, folder: Path) -> Counter[str]:
+    """Samples the main thread: the number of samples by stack, as "outer;inner;innermost".
+
+    Other threads wait in C for the most part, which py-spy cannot tell from work; nor can it on
+    the main thread, but there --native shows the waiting, and it is left out.
+    """
+    output = folder / "profile.txt"
     command = [
-        *(args.py_spy, "record", "--pid", str(server.processes()[role].pid)),
+        *(args.py_spy, "record", "--pid", str(pid), "--format", "raw", "--output", str(output)),
         *("--duration", str(round(args.seconds)), "--rate", str(SAMPLES_PER_S)),
-        *("--format", "raw", "--output", str(output)),
         *(["--native"] if args.native else []),
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=args.seconds + 60)
     stacks: Counter[str] = Counter()
     for line in output.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        stacks[stack] += int(count)
+        if "_bootstrap (threading.py" not in stack and "epoll_pwait" not in stack:
+            stacks[re.sub(r":\d+\)", ")", stack)] += int(count)
     return stacks
 
 
-def loaded(server: Server, args: argparse.Namespace) -> tuple[Sample, dict[str, float]]:
-    """One round of load: its result, and each process's microseconds a request."""
-    before = server.cpu_s()
-    sample = drive(args.scenario, server.port, args.connections, args.seconds)
-    after = server.cpu_s()
-    return sample, {role: (after[role] - before[role]) / sample.count * 1e6 for role in after}
+def thread_us(process: psutil.Process, count: int, before: dict[int, float]) -> dict[str, float]:
+    """Microseconds a request that each thread used since `before`."""
+    found = {}
+    for thread, used_s in thread_times(process).items():
+        name = Path(f"/proc/{process.pid}/task/{thread}/comm").read_text().strip()
+        title = "main" if thread == process.pid else f"{name} {thread}"
+        found[title] = (used_s - before.get(thread, 0.0)) / count * 1e6
+    return found
+
+
+def thread_times(process: psutil.Process) -> dict[int, float]:
+    """Seconds of processor time by thread."""
+    return {thread.id: thread.user_time + thread.system_time for thread in process.threads()}
 
 
 def profile(server: Server, role: str, args: argparse.Namespace, folder: Path) -> None:
-    """Prints what the functions of one process cost, in microseconds a request."""
-    sample, cost_us = loaded(server, args)
+    """Prints what the threads of one process cost, and the functions of its main thread."""
+    process = server.processes()[role]
+    before = thread_times(process)
+    sample = drive(args.scenario, server.port, args.connections, args.seconds)
+    threads = thread_us(process, sample.count, before)
     seconds = args.seconds + 2 * MARGIN_S
     load = threading.Thread(
         target=drive, args=(args.scenario, server.port, args.connections, seconds)
     )
     load.start()
     try:
-        stacks = record(server, role, args, folder)
+        stacks = record(process.pid, args, folder)
     finally:
         load.join()
-    total, cost = stacks.total(), cost_us[role]
+    print(f"\n{role}, us/request at {sample.rate:,.0f}/s (without the profiler), by thread:")
+    for name, cost in sorted(threads.items(), key=lambda item: -item[1]):
+        if cost >= 0.1:
+            print(f"  {cost:8.1f}  {name}")
+    report(stacks, threads["main"], args.top)
+
+
+def report(stacks: Counter[str], cost_us: float, top: int) -> None:
+    """Prints the functions that cost most, alone and with what they call."""
     own: Counter[str] = Counter()
     inclusive: Counter[str] = Counter()
     for stack, count in stacks.items():
-        frames = [re.sub(r":\d+\)$", ")", frame) for frame in stack.split(";")]
+        frames = stack.split(";")
         own[frames[-1]] += count
         for frame in set(frames):
             inclusive[frame] += count
-    print(f"\n{role}: {cost:.0f} us/request at {sample.rate:,.0f}/s (without the profiler)")
+    total = stacks.total()
     for title, counts in (("self", own), ("with what it calls", inclusive)):
-        print(f"  us/request, {title}")
-        for function, count in counts.most_common(args.top):
-            print(f"  {count / total * cost:8.1f}  {count / total:4.0%}  {function}")
+        print(f"main thread, us/request, {title}:")
+        for function, count in counts.most_common(top):
+            print(f"  {count / total * cost_us:8.1f}  {count / total:4.0%}  {function}")
 
 
 def parse() -> argparse.Namespace:
