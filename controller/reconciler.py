@@ -218,7 +218,7 @@ class Reconciler:
     ) -> None:
         try:
             code: int | None = await replica.run(spec)
-        except OSError as error:
+        except Exception as error:  # whatever it was, this replica is no more
             code, replica.error = None, f"its process could not be started: {error}"
         deployment = state.deployments[name]
         now = time.monotonic()
@@ -284,7 +284,8 @@ class Reconciler:
         }
         revision = self._publisher.publish(state.name, route, deployments)
         generation = state.record.generation
-        if state.is_complete and state.confirmed_generation != generation:
+        if state.is_complete and state.confirming_generation != generation:
+            state.confirming_generation = generation
             self._tasks.start(
                 self._confirm(state, generation, revision), name=f"confirm {state.name}"
             )

@@ -58,8 +58,10 @@ class ApplicationState:
     serving: pb.ApplicationSpec | None = None
     deployments: dict[str, DeploymentState] = field(default_factory=dict)
     deleting: bool = False
-    # The generation of which every proxy knows that it is complete.
+    # The generation of which every proxy knows that it is complete; and that of which we wait for
+    # them to confirm it.
     confirmed_generation: int = 0
+    confirming_generation: int = 0
 
     @property
     def name(self) -> str:
