@@ -96,9 +96,9 @@ class Runner:
         try:
             await self._app(scope, bridge.receive, bridge.send)
             failed = False
-        except asyncio.CancelledError:
-            raise
         except BaseException as raised:
+            if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
+                raise
             if not _is_departure(raised, stream):
                 logger.error(
                     "request %s failed: %s %s",
@@ -107,8 +107,6 @@ class Runner:
                     scope["path"],
                     exc_info=raised,
                 )
-            if not isinstance(raised, Exception):
-                raise
         finally:
             bridge.finish(failed=failed)
 
@@ -137,6 +135,12 @@ def _cancel(task: asyncio.Task[None]) -> None:
         waits_for.add_done_callback(lambda _: task.cancel())
     else:
         task.cancel()
+
+
+def _is_being_cancelled() -> bool:
+    """Whether this request is, and not just something that its handler waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _is_departure(error: BaseException, stream: Stream) -> bool:
