@@ -114,6 +114,7 @@ class Reconciler:
             return
         now = time.monotonic()
         if error:
+            log.warning("%s could not start: %s", replica_id, error.rstrip().rpartition("\n")[2])
             replica.error = error
             self._note_failure(deployment, replica, error, now)
             replica.become(ReplicaState.STOPPING, now)

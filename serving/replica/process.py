@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import logging
 import os
 import traceback
 from types import TracebackType
@@ -27,8 +26,6 @@ from serving.v1.controller_pb2 import DeploymentSpec, ReplicaReport, ReplicaSpec
 from serving.v1.controller_pb2_grpc import ControllerStub
 from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
 
-logger = logging.getLogger("serving.replica")
-
 REPORT_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 5.0
 
@@ -47,14 +44,13 @@ class ReplicaProcess:
     async def run(self) -> int:
         """Serves until it is drained; gives the process's exit code."""
         self._control.start()
-        self._watchdog.start()
         try:
             app, lifespan = await self._start_user_code()
         except Exception as error:
             await self._report(_user_traceback(error))
             return 1
-        finally_code = await self._serve(app, lifespan)
-        return finally_code
+        await self._serve(app, lifespan)
+        return 0
 
     # Controlled: called on the control server's threads.
 
@@ -91,7 +87,7 @@ class ReplicaProcess:
         await lifespan.startup()
         return app, lifespan
 
-    async def _serve(self, app: ASGIApp, lifespan: Lifespan | None) -> int:
+    async def _serve(self, app: ASGIApp, lifespan: Lifespan | None) -> None:
         options = self._spec.deployment.options
         state = lifespan.state if lifespan is not None else {}
         runner = Runner(app, max_ongoing=options.max_ongoing_requests, state=state)
@@ -101,6 +97,7 @@ class ReplicaProcess:
         add_ReplicaServicer_to_server(service, server)
         server.add_insecure_port(self._spec.address)
         await server.start()
+        self._watchdog.start()
         settle_gc()
         try:
             await self._report("")
@@ -113,12 +110,9 @@ class ReplicaProcess:
             await server.stop(grace=1.0)
             self._watchdog.stop()
             await self._loop.run_in_executor(None, self._control.stop)
-        return 0
 
     async def _report(self, error: str) -> None:
-        """Tells the controller; logs where it cannot be told, for it also sees the exit."""
-        if error:
-            logger.error("the replica could not start:\n%s", error)
+        """Tells the controller, which tells those who deployed it, and the log."""
         spec = self._spec
         report = ReplicaReport(replica_id=spec.replica_id, pid=os.getpid(), error=error)
         async with grpc.aio.insecure_channel(
