@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from serving.mux import ReplicaConnection, ResetCode, Stream
+from serving.mux.session import Part
 from serving.replica.http import HttpBridge
 from serving.replica.scope import ClientDisconnected, build_scope
 from serving.replica.websocket import WebSocketBridge
@@ -66,20 +67,16 @@ class Runner:
             await asyncio.wait(self._tasks, timeout=1.0)
 
     async def _run(self, stream: Stream) -> None:
-        part = await stream.receive()
-        if part is None or part.tag != REQUEST or part.more:
-            stream.reset(ResetCode.PROTOCOL_ERROR, "a stream begins with a REQUEST")
-            return
         try:
-            request = HttpRequest.FromString(part.data)
-        except DecodeError as error:
-            stream.reset(ResetCode.PROTOCOL_ERROR, f"malformed HttpRequest: {error}")
+            request, more_body = _parse(await stream.receive())
+        except ValueError as error:
+            stream.reset(ResetCode.PROTOCOL_ERROR, str(error))
             return
         bridge: HttpBridge | WebSocketBridge
         if request.websocket:
             bridge = WebSocketBridge(stream)
         else:
-            bridge = HttpBridge(stream, request, more_body=not part.end)
+            bridge = HttpBridge(stream, request, more_body=more_body)
         if stream.timeout_us:
             async with _time_limit(stream):
                 await self._call(request, stream, bridge)
@@ -121,6 +118,24 @@ class Runner:
             logger.error("a request's task failed", exc_info=error)
         while self._turned_away:
             self._turned_away.pop().push_load()
+
+
+def _parse(part: Part | None) -> tuple[HttpRequest, bool]:
+    """The request that a stream begins with, and whether its body goes on. Raises ValueError
+    where it is none."""
+    if part is None or part.tag != REQUEST or part.more:
+        raise ValueError("a stream begins with a REQUEST")
+    try:
+        request = HttpRequest.FromString(part.data)
+    except DecodeError as error:
+        raise ValueError(f"malformed HttpRequest: {error}") from None
+    if not (request.method or request.websocket):
+        raise ValueError("a request has a method")
+    if not request.raw_path:
+        raise ValueError("a request has a path")
+    if len(request.headers) % 2:
+        raise ValueError("headers come in pairs of name and value")
+    return request, not part.end
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

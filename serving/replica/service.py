@@ -21,7 +21,7 @@ from serving.v1.frames_pb2 import (
     Frame,
     ServerFrames,
 )
-from serving.v1.http_pb2 import BODY, CONTINUE, REQUEST, RESPONSE, HttpResponse
+from serving.v1.http_pb2 import BODY, REQUEST, RESPONSE, HttpResponse
 from serving.v1.replica_pb2 import InvokeResponse
 from serving.v1.replica_pb2_grpc import ReplicaServicer
 
@@ -82,6 +82,7 @@ class _InvokeCall:
         self._granted = 0
         self._spent = 0
         self._news = asyncio.Event()
+        self._head = b""
         self._rest = b""
         self._all_read = False
         self._status: tuple[grpc.StatusCode, str] | None = None
@@ -121,15 +122,18 @@ class _InvokeCall:
     async def _read_request(self) -> ClientFrames:
         message: Any = await self._context.read()
         if message is grpc.aio.EOF or message.WhichOneof("message") != "request":
-            await self._context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold a request"
-            )
+            await self._refuse("the first message must hold a request")
+        request = message.request
+        if request.websocket:
+            await self._refuse("a WebSocket is no request that can be invoked")
         self._opened = True
+        # What a frame may hold is the head's; the body follows as that of later messages does.
+        self._rest, request.body = request.body, b""
         remaining_s = self._context.time_remaining()
         return _frames(
             type=OPEN,
             tag=REQUEST,
-            data=message.request.SerializeToString(),
+            data=request.SerializeToString(),
             timeout_us=int(remaining_s * 1e6) if remaining_s else 0,
             window_increment=UNBOUNDED_WINDOW,
         )
@@ -139,15 +143,22 @@ class _InvokeCall:
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return b"", True
+            if message.WhichOneof("message") != "body":
+                await self._refuse("the messages after the first must hold parts of the body")
             self._rest = message.body
         data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
         return data, False
 
+    async def _refuse(self, reason: str) -> None:
+        await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+
     async def _write_data(self, frame: Frame) -> None:
         if frame.tag == RESPONSE:
-            response = HttpResponse.FromString(frame.data)
-            await self._context.write(InvokeResponse(response=response))
-        elif frame.tag != CONTINUE:
+            self._head += frame.data
+            if not frame.more:
+                response = HttpResponse.FromString(self._head)
+                await self._context.write(InvokeResponse(response=response))
+        elif frame.tag == BODY and frame.data:
             await self._context.write(InvokeResponse(body=frame.data))
         if frame.end_stream:
             self._end(None, "")
@@ -169,4 +180,5 @@ def _frames(**fields: Any) -> ClientFrames:
 _STATUS_OF_RESET = {
     ResetCode.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     ResetCode.CANCEL: grpc.StatusCode.CANCELLED,
+    ResetCode.PROTOCOL_ERROR: grpc.StatusCode.INVALID_ARGUMENT,
 }

@@ -68,6 +68,10 @@ class Bodies:
     async def whole(self, size: int) -> Response:
         return Response(b"w" * size)
 
+    @app.get("/headers/{count}")
+    async def headers(self, count: int) -> Response:
+        return Response(headers={f"x-{number}": "v" * 1000 for number in range(count)})
+
     @app.get("/status/{status}")
     async def bodiless(self, status: int) -> Response:
         return Response(status_code=status)
