@@ -19,6 +19,9 @@ from serving.mux.session import DEFAULT_WINDOW, Session, StreamCore
 from serving.mux.stream import Stream
 from serving.v1.frames_pb2 import ClientFrames, Frame, ServerFrames
 
+LAST_WRITE_S = 1.0
+"""How long the end of a replica's connection waits for a message that the caller does not read."""
+
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -165,10 +168,26 @@ class ReplicaConnection:
     async def run(self) -> None:
         """Carries streams until the caller leaves or, after ``goaway``, until all are done."""
         self._wake.set()
+        reading = asyncio.ensure_future(self._read())
+        writing = asyncio.ensure_future(self._write())
         try:
-            await _until_first(self._read(), self._write())
+            done, _ = await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.session.close("the caller's connection ended")
+            reading.cancel()
+            await self._end_writing(writing)
+            await asyncio.gather(reading, writing, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _end_writing(self, writing: asyncio.Task[None]) -> None:
+        """gRPC cannot tell the caller of the end while a write is under way, nor after one that
+        was cancelled, and the caller would wait for ever: so the last write is waited for."""
+        self._wake.set()
+        try:
+            await asyncio.wait((writing,), timeout=LAST_WRITE_S)
+        finally:
+            writing.cancel()
 
     async def _read(self) -> None:
         session, read = self.session, self._call.read
@@ -177,7 +196,7 @@ class ReplicaConnection:
 
     async def _write(self) -> None:
         wake, session, write = self._wake, self.session, self._call.write
-        while not (session.draining and not session.streams):
+        while session.closed is None and not (session.draining and not session.streams):
             await wake.wait()
             wake.clear()
             while frames := session.take():
