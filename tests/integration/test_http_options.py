@@ -88,3 +88,12 @@ def test_several_proxies_serve_one_port_and_keep_the_limit_together(tmp_path: Pa
             cluster.logged(rf"(proxy-\d) -- .* GET /{number} 200 ")[1] for number in range(40)
         }
         assert served == {"proxy-0", "proxy-1"}
+
+
+def test_shutdown_loses_no_line_of_the_log(tmp_path: Path) -> None:
+    with cluster_running(tmp_path) as cluster:
+        for number in range(10):
+            cluster.get(f"/{number}")
+
+    for number in range(10):
+        assert f" GET /{number} 404 " in cluster.log()
