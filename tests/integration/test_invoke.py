@@ -178,7 +178,7 @@ async def test_client_that_reads_nothing_holds_back_the_generator(
         grown = memory(process) - before
         call.cancel()
 
-    assert 0 < produced < 8 * MiB
+    assert 0 < produced < 32 * MiB  # gRPC's own windows grow on a fast link
     assert grown < 16 * MiB
     record.wait_for("closed", within_s=1)
 
