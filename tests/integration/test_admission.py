@@ -14,6 +14,7 @@ import serving
 from tests.integration.apps.admission import Counts, Meets, MeetsInStreams
 from tests.integration.conformance.wire import Wire
 from tests.support.cluster import Cluster, bound
+from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.record import Record
 
@@ -141,8 +142,7 @@ def test_several_replicas_share_the_requests(cluster: Cluster, gate: Gate, recor
         gate.closed() as open_gate,
         waiting(cluster, 6) as wires,
     ):
-        record.wait_for("began /3")
-        assert record.count("began") == 4
+        until(lambda: record.count("began") == 4)
         open_gate()
 
         assert [wire.read_response() for wire in wires] == [200] * 6
