@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,22 +16,28 @@ from tests.support.processes import ongoing, the_proxy, the_replica
 from tests.support.record import Record
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
+@pytest.fixture(scope="module")
+def all_records(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return Record(tmp_path_factory.mktemp("waits") / "record")
 
 
 @pytest.fixture
-def waits(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    with cluster.running(cancellation.Waits.bind(record)):  # type: ignore[attr-defined]
+def record(all_records: Record) -> Record:
+    all_records.path.unlink(missing_ok=True)
+    return all_records
+
+
+@pytest.fixture(scope="module")
+def waits(cluster: Cluster, all_records: Record) -> Iterator[Cluster]:
+    with cluster.running(cancellation.Waits.bind(all_records)):  # type: ignore[attr-defined]
         yield cluster
 
 
-@pytest.fixture
-def narrow(cluster: Cluster, record: Record) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def narrow(cluster: Cluster, all_records: Record) -> Iterator[Cluster]:
     """One request at a time: the others queue."""
     narrow = cancellation.Waits.options(max_ongoing_requests=1)  # type: ignore[attr-defined]
-    with cluster.running(narrow.bind(record)):
+    with cluster.running(narrow.bind(all_records), "/narrow"):
         yield cluster
 
 
@@ -53,16 +58,18 @@ def begun(cluster: Cluster, record: Record, kind: str, name: str) -> Wire:
 
 HOST = b"host: test\r\n"
 QUEUED = {
-    "whole": b"GET /quick/whole HTTP/1.1\r\n" + HOST + b"\r\n",
-    "part": b"POST /handler/part HTTP/1.1\r\n"
+    "whole": b"GET /narrow/quick/whole HTTP/1.1\r\n" + HOST + b"\r\n",
+    "part": b"POST /narrow/handler/part HTTP/1.1\r\n"
     + HOST
     + b"content-length: 100000\r\n\r\n"
     + b"x" * 10_000,
-    "head": b"POST /handler/head HTTP/1.1\r\n" + HOST + b"content-length: 9\r\n\r\n",
-    "expecting": b"POST /handler/expecting HTTP/1.1\r\n"
+    "head": b"POST /narrow/handler/head HTTP/1.1\r\n" + HOST + b"content-length: 9\r\n\r\n",
+    "expecting": b"POST /narrow/handler/expecting HTTP/1.1\r\n"
     + HOST
     + b"content-length: 9\r\nexpect: 100-continue\r\n\r\n",
-    "socket": b"GET /socket/socket HTTP/1.1\r\n" + HOST + b"\r\n".join([*HANDSHAKE, b"", b""]),
+    "socket": b"GET /narrow/socket/socket HTTP/1.1\r\n"
+    + HOST
+    + b"\r\n".join([*HANDSHAKE, b"", b""]),
 }
 
 
@@ -70,22 +77,22 @@ QUEUED = {
 def test_client_that_leaves_the_queue_never_reaches_a_handler(
     narrow: Cluster, record: Record, kind: str
 ) -> None:
-    first = begun(narrow, record, "handler", "first")
+    first = begun(narrow, record, "narrow/handler", "first")
     with first, narrow.wire() as queued:
         queued.send(QUEUED[kind])
         queued.socket.close()
-        narrow.logged(f"/{kind} 499 ")
+        narrow.logged(rf"/narrow/\w+/{kind} 499 ")
 
     record.wait_for("finished", "first")
-    assert narrow.get("/quick/last").status_code == 200
+    assert narrow.get("/narrow/quick/last").status_code == 200
     assert record.notes() == ["started first", "cancelled first", "finished first", "quick last"]
 
 
 def test_queued_requests_are_served_in_order_past_those_that_left(
     narrow: Cluster, record: Record
 ) -> None:
-    first = begun(narrow, record, "handler", "first")
-    queued = [ask(narrow, f"GET /quick/{number}") for number in range(20)]
+    first = begun(narrow, record, "narrow/handler", "first")
+    queued = [ask(narrow, f"GET /narrow/quick/{number}") for number in range(20)]
     for wire in queued[::2]:
         wire.socket.close()
     narrow.logged(r"/quick/18 499 ")
@@ -167,13 +174,13 @@ def test_thread_runs_to_its_end_and_its_result_is_dropped(waits: Cluster, record
 
 def test_slot_of_a_thread_is_free_when_it_has_ended(cluster: Cluster, record: Record) -> None:
     narrow = cancellation.PlainThread.options(max_ongoing_requests=1)  # type: ignore[attr-defined]
-    with cluster.running(narrow.bind(record)):
-        with ask(cluster, "GET /first"):
+    with cluster.running(narrow.bind(record), "/thread"):
+        with ask(cluster, "GET /thread/first"):
             record.wait_for("started", "first")
         cluster.logged("/first 499 ")
-        with ask(cluster, "GET /second") as second:
+        with ask(cluster, "GET /thread/second") as second:
             release(record, "second")
-            assert ongoing(the_replica()) == 1
+            assert ongoing(the_replica("thread")) == 1
             release(record, "first")
             assert second.read_response() == 200
 

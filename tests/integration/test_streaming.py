@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.integration.apps import streaming
 from tests.integration.conformance.wire import Wire
 from tests.support.cluster import Cluster
+from tests.support.control import until
 from tests.support.processes import memory, settled, the_proxy, the_replica
 from tests.support.record import Record
 
 MiB = 1024 * 1024
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return Record(tmp_path_factory.mktemp("streams") / "record")
 
 
-@pytest.fixture
-def streams(cluster: Cluster, record: Record) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def deployed(cluster: Cluster, record: Record) -> Iterator[Cluster]:
     with cluster.running(streaming.Streams.bind(record)):  # type: ignore[attr-defined]
         yield cluster
+
+
+@pytest.fixture
+def streams(deployed: Cluster, record: Record) -> Cluster:
+    record.path.unlink(missing_ok=True)
+    return deployed
 
 
 def ask(cluster: Cluster, path: str) -> Wire:
@@ -47,10 +53,10 @@ def test_first_chunk_arrives_while_the_generator_runs(streams: Cluster, kind: st
 
 def test_first_chunk_of_a_plain_generator_arrives_while_it_runs(cluster: Cluster) -> None:
     application = streaming.PlainStream.bind()  # type: ignore[attr-defined]
-    with cluster.running(application), ask(cluster, "/") as wire:
+    with cluster.running(application, "/plain"), ask(cluster, "/plain") as wire:
         wire.read_head()
         first = wire.read_chunk()
-        assert cluster.get("/go").status_code == 200
+        assert cluster.get("/plain/go").status_code == 200
         rest = [wire.read_chunk(), wire.read_chunk()]
 
     assert [first, *rest] == [b"first", b"second", b""]
@@ -81,12 +87,14 @@ def test_reader_that_reads_nothing_holds_back_its_generator_alone(
         streams.get("/produced")
     processes = the_proxy(), the_replica()
     before = memory(*processes)
+    produced_before = streams.get("/produced").json()
 
-    with ask(streams, f"/endless/{kind}"):
-        produced = settled(lambda: streams.get("/produced").json())
-        answers = {streams.get("/go").status_code for _ in range(100)}
+    with ask(streams, f"/endless/{kind}") as wire:
+        wire.read_head()
+        produced = settled(lambda: streams.get("/produced").json()) - produced_before
+        answers = {streams.get("/events").status_code for _ in range(100)}
         grown = memory(*processes) - before
-        assert streams.get("/produced").json() == produced
+        assert streams.get("/produced").json() - produced_before == produced
         assert record.notes() == []
 
     record.wait_for("closed", within_s=1)
@@ -95,24 +103,27 @@ def test_reader_that_reads_nothing_holds_back_its_generator_alone(
     assert grown < 16 * MiB
 
 
-def test_reader_that_reads_again_gets_all_of_it(streams: Cluster) -> None:
+def test_reader_that_reads_again_gets_all_of_it(streams: Cluster, record: Record) -> None:
     with ask(streams, "/endless/async") as wire:
         settled(lambda: streams.get("/produced").json())
         wire.read_head()
         assert wire.read(32 * MiB) == b"x" * 32 * MiB
 
+    record.wait_for("closed", within_s=1)
 
-def test_slow_readers_together_take_bounded_memory(streams: Cluster) -> None:
-    streams.get("/produced")
+
+def test_slow_readers_together_take_bounded_memory(streams: Cluster, record: Record) -> None:
+    produced_before = streams.get("/produced").json()
     processes = the_proxy(), the_replica()
     before = memory(*processes)
 
     wires = [ask(streams, "/endless/async") for _ in range(10)]
-    produced = settled(lambda: streams.get("/produced").json())
+    produced = settled(lambda: streams.get("/produced").json()) - produced_before
     grown = memory(*processes) - before
     for wire in wires:
         wire.socket.close()
 
+    until(lambda: record.count("closed") == 10, within_s=1)
     assert produced <= 10 * 8 * MiB
     assert grown < 10 * 4 * MiB
 

@@ -36,7 +36,7 @@ async def resource(request: Request, name: str) -> AsyncIterator[str]:
 class Waits:
     """Each route notes `started NAME`, how it was ended, and `finished NAME`.
 
-    `/release` ends the waits of the threads, of the shielded and of the stubborn.
+    `/release` ends what waits at the time, be it shielded, cleaning up or a thread.
     """
 
     def __init__(self, record: Record) -> None:
@@ -59,7 +59,9 @@ class Waits:
     @app.get("/release")
     async def release(self) -> None:
         self.released.set()
+        self.released = asyncio.Event()
         self.threads_released.set()
+        self.threads_released = threading.Event()
 
     @app.get("/quick/{name}")
     async def quick(self, name: str) -> str:
@@ -108,8 +110,9 @@ class Waits:
 
     @app.get("/thread/{name}")
     def thread(self, name: str) -> str:
+        released = self.threads_released
         with self.noting(name):
-            assert self.threads_released.wait(RELEASED_WITHIN_S)
+            assert released.wait(RELEASED_WITHIN_S)
             return name
 
     @app.websocket("/socket/{name}")
@@ -144,7 +147,7 @@ class PlainThread:
         self.record = record
 
     def __call__(self, request: Request) -> str:
-        name = request.url.path.strip("/")
+        name = request.url.path.rsplit("/", 1)[-1]
         self.record.note("started", name)
         gate = self.record.path.with_name(f"release-{name}")
         wait_for_file(gate)

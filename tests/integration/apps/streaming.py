@@ -22,7 +22,7 @@ app = FastAPI()
 @serving.deployment
 @serving.ingress(app)
 class Streams:
-    """`/go` opens the gate at which the gated generators wait between their two chunks."""
+    """`/go` lets the gated generator that waits between its two chunks go on."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -33,13 +33,16 @@ class Streams:
     @app.get("/go")
     async def go(self) -> None:
         self.gate.set()
+        self.gate = asyncio.Event()
         self.thread_gate.set()
+        self.thread_gate = threading.Event()
 
     @app.get("/async")
     async def async_gated(self) -> Response:
         async def generate() -> AsyncIterator[bytes]:
+            gate = self.gate
             yield b"first"
-            await asyncio.wait_for(self.gate.wait(), GATE_WITHIN_S)
+            await asyncio.wait_for(gate.wait(), GATE_WITHIN_S)
             yield b"second"
 
         return StreamingResponse(generate())
@@ -47,8 +50,9 @@ class Streams:
     @app.get("/sync")
     def sync_gated(self) -> Response:
         def generate() -> Iterator[bytes]:
+            gate = self.thread_gate
             yield b"first"
-            assert self.thread_gate.wait(GATE_WITHIN_S)
+            assert gate.wait(GATE_WITHIN_S)
             yield b"second"
 
         return StreamingResponse(generate())
