@@ -67,11 +67,14 @@ def _circumstances(results: Results) -> str:
     return f"""# Benchmark results
 
 Made by `{results.command}` on {results.started_at:%Y-%m-%d}: {os.cpu_count()} cores,
-Python {platform.python_version()}, {libraries}; load average
-{results.load_average:.2f} before the run. One proxy and one replica; beside them the same application on uvicorn
-alone (one worker, uvloop, httptools) in the same run, by turns. The load generator runs on the
-same cores. A ratio is serving's rate to uvicorn's in the same round, median over the rounds, with
-the lowest and the highest; CPU is microseconds of processor time a request."""
+Python {platform.python_version()}, {libraries}.
+Load average {results.load_average:.2f} before the run and {os.getloadavg()[0]:.2f} after it, its
+own load included.
+
+One proxy and one replica; beside them the same application on uvicorn alone (one worker, uvloop,
+httptools) in the same run, by turns. The load generator runs on the same cores. A ratio is
+serving's rate to uvicorn's in the same round, median over the rounds, with the lowest and the
+highest; CPU is microseconds of processor time a request."""
 
 
 def _throughput(found: list[Comparison], access_log: bool) -> str:
@@ -138,8 +141,8 @@ def _memory(memory: list[Memory]) -> str:
         verdict = _verdict(-rss, -MEMORY_TARGET_MIB)
         rows.append((found.title, f"**{together}**", f"{rss:.0f}", f"{pss:.0f}", verdict))
     return (
-        "## Memory with one idle replica, MiB\n\nThe target is held against RSS, which counts a page"
-        " that processes share once for each; PSS divides it among them.\n\n"
+        "## Memory with one idle replica, MiB\n\nThe target is held against RSS, which counts a"
+        " page that processes share once for each; PSS divides it among them.\n\n"
         + _table(("application", "process", "RSS", "PSS", "target"), rows)
     )
 
