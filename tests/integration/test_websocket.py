@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,16 @@ def test_handshake_carries_path_query_headers_and_subprotocols(served: Cluster) 
     assert websocket.response is not None
     assert websocket.response.headers.get_all("x-own") == ["1", "2"]
     assert websocket.response.headers["x-request-id"]
+
+
+def test_websocket_is_one_line_of_the_log_under_its_clients_id(served: Cluster) -> None:
+    headers = {"x-request-id": "socket-7"}
+    with opened(served, "/echo", additional_headers=headers) as websocket:
+        assert websocket.response is not None
+        assert websocket.response.headers.get_all("x-request-id") == ["socket-7"]
+
+    served.logged(r" -- root / WS /echo 101 \d+\.\dms socket-7$")
+    assert len(re.findall("socket-7$", served.log(), re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize(("how", "status"), [("close", 403), ("exception", 403), ("error", 500)])
