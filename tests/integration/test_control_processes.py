@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -171,6 +175,37 @@ def test_shutdown_ends_all_processes_and_removes_the_folder(cluster: None) -> No
     serving.shutdown()
 
 
+def test_shutdown_lets_requests_finish(cluster: None, tmp_path: Path) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+
+    @serving.deployment
+    def waits(request: object) -> str:
+        begun.touch()
+        until(go_on.exists)
+        return "finished"
+
+    serving.run(waits.bind())
+    url = f"http://127.0.0.1:{serving.status().http_port}/"
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(requests.get, url, timeout=20)
+        until(begun.exists)
+        ending = pool.submit(serving.shutdown)
+        until(lambda: refuses(url))
+        go_on.touch()
+
+        assert answer.result(20).text == "finished"
+        ending.result(20)
+
+
+def refuses(url: str) -> bool:
+    """Whether a new connection gets no answer any more."""
+    try:
+        requests.get(url + "-/healthz", timeout=1)
+    except requests.RequestException:
+        return True
+    return False
+
+
 def test_supervisor_that_is_killed_takes_all_along(cluster: None) -> None:
     serving.run(hello.bind())
     started = descendants(os.getpid())
@@ -244,6 +279,36 @@ def test_address_of_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ClusterError, match="no cluster at unix:/nowhere"):
         serving.run(hello.bind())
+
+
+# What a person sees
+
+
+def test_terminal_shows_the_progress_of_a_deploy(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    with open(master, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, write(tmp_path / "app.py")],
+            stdout=subprocess.DEVNULL,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        )
+        os.close(slave)
+        with process:
+            shown = read_terminal(terminal)
+
+    assert process.returncode == 0
+    assert "Deploying default: hello 0/1 ready" in shown
+    assert "Application 'default' is ready at http://127.0.0.1:" in shown
+
+
+def read_terminal(terminal: IO[bytes]) -> str:
+    """All that is written to it, until everyone has closed it."""
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has it open any more
+        while data := terminal.read(4096):
+            shown += data
+    return shown.decode()
 
 
 # While it runs
