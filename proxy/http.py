@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from serving.mux.session import Part
 from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
     CLIENT_LEFT,
+    HANDLER_FAILED,
     NO_ROUTE,
     TIMED_OUT,
     UNAVAILABLE,
@@ -28,6 +30,8 @@ from serving.v1.http_pb2 import BODY, CONTINUE, REQUEST, RESPONSE, HttpResponse
 
 if TYPE_CHECKING:
     from serving.proxy.app import Proxy
+
+logger = logging.getLogger("serving.proxy")
 
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -86,9 +90,7 @@ class HttpExchange:
     async def run(self) -> None:
         """Serves the request. Raises ResponseBroken where its response cannot be completed."""
         try:
-            await self._serve()
-        except (RoutingError, StreamError) as error:
-            await self._fail(failure_of(error))
+            await self._serve_or_fail()
         except asyncio.CancelledError:
             if self._interrupted is None or self._task is None:
                 raise
@@ -99,6 +101,17 @@ class HttpExchange:
                 self._status = CLIENT_LEFT
         finally:
             await self._close()
+
+    async def _serve_or_fail(self) -> None:
+        try:
+            await self._serve()
+        except (RoutingError, StreamError) as error:
+            await self._fail(failure_of(error))
+        except ResponseBroken:
+            raise
+        except Exception:
+            logger.exception("request %s failed in the proxy", self._head.request_id)
+            await self._fail(HANDLER_FAILED)
 
     async def _serve(self) -> None:
         route = self._route = self._proxy.match(self._scope)
@@ -141,8 +154,10 @@ class HttpExchange:
         while part is not None and part.tag == CONTINUE:
             self._start_upload(call)
             part = await call.stream.receive()
-        if part is None or part.tag != RESPONSE:
-            raise ResponseBroken(f"a response began with {part!r}")
+        if part is None or part.tag != RESPONSE or part.more:
+            raise RuntimeError(
+                f"the replica's answer does not begin with a response: {part!r:.200}"
+            )
         response = HttpResponse.FromString(part.data)
         self._status = response.status
         await self._send(
@@ -156,7 +171,7 @@ class HttpExchange:
         while not part.end:
             part = await call.stream.receive()
             if part is None:
-                raise ResponseBroken("a response ended without its end")
+                raise RuntimeError("the replica's answer has no end")
             if part.tag == BODY:
                 await self._send_body(part.data, part)
 

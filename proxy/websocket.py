@@ -12,7 +12,14 @@ from uvicorn.protocols.utils import ClientDisconnected
 from serving.mux import ResetCode, Stream, StreamError
 from serving.mux.session import Part
 from serving.proxy.access_log import Entry
-from serving.proxy.errors import CLIENT_LEFT, NO_ROUTE, UNAVAILABLE, Failure, failure_of
+from serving.proxy.errors import (
+    CANCELLED_BY_REPLICA,
+    CLIENT_LEFT,
+    NO_ROUTE,
+    UNAVAILABLE,
+    Failure,
+    failure_of,
+)
 from serving.proxy.receiver import Message
 from serving.proxy.requests import RequestHead, flatten_scope
 from serving.routing.router import Call, RoutingError
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 
 NORMAL_CLOSURE = 1000
 INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
 SWITCHING_PROTOCOLS = 101
 MAX_MESSAGE = 2**31
 """Bytes of a handler's message, which is sent to the client as one."""
@@ -192,7 +200,9 @@ class WebSocketExchange:
         if self._status and self._status != SWITCHING_PROTOCOLS:
             return  # A refusal that was not completed: the server drops the connection.
         if self._status:
-            await self._close(INTERNAL_ERROR, failure.text[:120])
+            restarting = failure is CANCELLED_BY_REPLICA
+            code = SERVICE_RESTART if restarting else INTERNAL_ERROR
+            await self._close(code, failure.text[:120])
             return
         body = failure.text.encode()
         flat = [item for pair in failure.headers for item in pair]

@@ -16,13 +16,14 @@ class Stream(StreamCore):
     so cancelling a task that waits here harms no other stream, nor this one.
     """
 
-    __slots__ = ("_on_early_end", "_readers", "_writers")
+    __slots__ = ("_on_early_end", "_on_over", "_readers", "_writers")
 
     def __init__(self, session: Session, stream_id: int) -> None:
         super().__init__(session, stream_id)
         self._readers: list[asyncio.Future[None]] = []
         self._writers: list[asyncio.Future[None]] = []
         self._on_early_end: Callable[[], object] | None = None
+        self._on_over: Callable[[], object] | None = None
 
     async def receive(self, max_bytes: int = DEFAULT_WINDOW) -> Part | None:
         """The next message, or None after the last. A message of more than ``max_bytes`` comes in
@@ -83,9 +84,20 @@ class Stream(StreamCore):
         if self.error is not None and callback is not None:
             callback()
 
+    def on_over(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` once when nothing more comes from the peer: its last frame has
+        arrived, read or not, or the stream ended early."""
+        if self.receive_ended:
+            callback()
+        else:
+            self._on_over = callback
+
     # Called by the session.
 
     def readable(self) -> None:
+        if self.receive_ended and self._on_over is not None:
+            over, self._on_over = self._on_over, None
+            over()
         if self._readers:
             _wake(self._readers)
 

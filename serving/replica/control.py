@@ -6,7 +6,6 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from typing import Protocol
@@ -90,6 +89,3 @@ def _thread_stacks() -> str:
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
         for ident, frame in sys._current_frames().items()
     )
-
-
-Drain = Callable[[float], None]

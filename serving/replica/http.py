@@ -112,11 +112,12 @@ class HttpBridge:
                 f"Unexpected ASGI message '{kind}' sent, after response already completed."
             )
 
-    def finish(self, *, failed: bool) -> None:
+    def finish(self, *, failed: bool) -> bool:
         """The application has returned, or ``failed`` with an exception: what is missing of the
-        response is an answer of 500, or the break of a response that had begun."""
+        response is an answer of 500, or the break of a response that had begun. Tells whether
+        anything was."""
         if self._complete or self._stream.error is not None:
-            return
+            return False
         if self._started:
             self._flush_head()
             self._stream.abort(ResetCode.INTERNAL_ERROR, "the response was not completed")
@@ -135,6 +136,7 @@ class HttpBridge:
                 body=body,
             )
             self._stream.write(RESPONSE, response.SerializeToString(), end=True)
+        return True
 
     def _start(self, message: Message) -> None:
         status = message["status"]

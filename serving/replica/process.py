@@ -28,6 +28,8 @@ from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
 
 REPORT_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 5.0
+LAST_WORDS_S = 1.0
+"""What the ends of cancelled requests have to reach their callers, beyond the grace."""
 
 
 class ReplicaProcess:
@@ -102,12 +104,15 @@ class ReplicaProcess:
         try:
             await self._report("")
             grace_s = await self._drain_grace_s
+            deadline = self._loop.time() + grace_s
             service.goaway("the replica is stopping")
             await runner.drain(grace_s)
+            # Answers that are done may still be on their way to slow readers.
+            await server.stop(grace=max(LAST_WORDS_S, deadline - self._loop.time()))
             if lifespan is not None:
                 await lifespan.shutdown(SHUTDOWN_TIMEOUT_S)
         finally:
-            await server.stop(grace=1.0)
+            await server.stop(grace=None)
             self._watchdog.stop()
             await self._loop.run_in_executor(None, self._control.stop)
 
@@ -124,7 +129,7 @@ class ReplicaProcess:
     def _resize(self, max_ongoing: int) -> None:
         anyio.to_thread.current_default_thread_limiter().total_tokens = max_ongoing
         if self._runner is not None:
-            self._runner.max_ongoing = max_ongoing
+            self._runner.resize(max_ongoing)
 
     def _set_drain(self, grace_s: float) -> None:
         if not self._drain_grace_s.done():

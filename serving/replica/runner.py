@@ -33,7 +33,7 @@ class Runner:
         self.max_ongoing = max_ongoing
         self._app = app
         self._state = state
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Stream] = {}
         self._turned_away: set[ReplicaConnection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -51,18 +51,27 @@ class Runner:
             return
         connection.session.accept(stream)
         task = asyncio.get_running_loop().create_task(self._run(stream))
-        self._tasks.add(task)
+        self._tasks[task] = stream
         self._idle.clear()
         task.add_done_callback(partial(self._done, stream))
         stream.on_early_end(partial(_cancel, task))
 
+    def resize(self, max_ongoing: int) -> None:
+        """Takes ``max_ongoing`` requests at a time from now on, and tells who was rejected."""
+        self.max_ongoing = max_ongoing
+        self._tell_turned_away()
+
     async def drain(self, grace_s: float) -> None:
-        """Waits until no request runs; after ``grace_s`` those left are cancelled."""
+        """Waits until no request runs; after ``grace_s`` those left are cancelled, and their
+        clients told that the replica is stopping."""
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:
+            if not self._tasks:
+                return
             logger.warning("%d requests were cancelled at the end of the grace", self.ongoing)
-            for task in self._tasks:
+            for task, stream in self._tasks.items():
+                stream.reset(ResetCode.CANCEL, "the replica is stopping")
                 _cancel(task)
             await asyncio.wait(self._tasks, timeout=1.0)
 
@@ -105,10 +114,16 @@ class Runner:
                     exc_info=raised,
                 )
         finally:
-            bridge.finish(failed=failed)
+            if bridge.finish(failed=failed) and not failed:
+                logger.error(
+                    "request %s: the application returned without completing its response: %s %s",
+                    request.request_id,
+                    request.method or "WebSocket",
+                    scope["path"],
+                )
 
     def _done(self, stream: Stream, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         # A cancelled task keeps its traceback, and that the stream: without this cut, what the
         # handler left open (a generator) would stay so until the collector comes by.
         stream.on_early_end(None)
@@ -116,6 +131,9 @@ class Runner:
             self._idle.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a request's task failed", exc_info=error)
+        self._tell_turned_away()
+
+    def _tell_turned_away(self) -> None:
         while self._turned_away:
             self._turned_away.pop().push_load()
 

@@ -46,6 +46,7 @@ class DataService(ReplicaServicer):
         call = _InvokeCall(context)
         try:
             await self._carry(call)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
         except _InvokeEnded:
             await call.finish()
 

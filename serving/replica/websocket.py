@@ -85,16 +85,18 @@ class WebSocketBridge:
         if self._stream.must_wait:
             await self._stream.drain()
 
-    def finish(self, *, failed: bool) -> None:
-        """The application has returned, or ``failed`` with an exception."""
+    def finish(self, *, failed: bool) -> bool:
+        """The application has returned, or ``failed`` with an exception. Tells whether the
+        client's handshake was left without an answer, or a refusal without its end."""
         if self._ended or self._stream.error is not None:
-            return
+            return False
         self._ended = True
         served = not failed and self._state is _State.CONNECTED
         if served or self._stream.receive_ended:
             self._stream.write(_UNTAGGED, b"", end=True)
-        else:
-            self._stream.abort(ResetCode.INTERNAL_ERROR, "the handler failed")
+            return False
+        self._stream.abort(ResetCode.INTERNAL_ERROR, "the handler failed")
+        return True
 
     def _answer_handshake(self, message: Message) -> None:
         kind = message["type"]

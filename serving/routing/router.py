@@ -48,14 +48,19 @@ class Call:
         self.first = first
         """The first message of the answer, where it was waited for."""
         self._release: Callable[[], None] | None = release
+        # Not when the answer has been read: a slow client takes no slot from others.
+        stream.on_over(self._free)
 
     def close(self, code: ResetCode = ResetCode.CANCEL, reason: str = "") -> None:
         """Gives the slot back, and resets the stream with ``code`` (CANCEL) unless it has
         ended. Harmless the second time."""
-        if self._release is not None:
-            self.stream.reset(code, reason)
-            self._release()
-            self._release = None
+        self.stream.reset(code, reason)
+        self._free()
+
+    def _free(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class Router:

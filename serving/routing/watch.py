@@ -110,5 +110,7 @@ async def watch(
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             # InvalidStateError: the controller was gone before its update could be confirmed.
             logger.debug("watch of the controller ended: %s", error)
+        except Exception:  # An update that cannot be applied: the next snapshot may be another.
+            logger.exception("an update of the controller could not be applied")
         await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
         backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)

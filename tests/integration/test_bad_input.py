@@ -161,6 +161,7 @@ def faults(cluster: Cluster) -> Iterator[Cluster]:
         stack.enter_context(cluster.running(bound(faulty.Faulty), "/faulty"))
         stack.enter_context(cluster.running(faulty.faulty_in_thread.bind(), "/thread"))
         stack.enter_context(cluster.running(bound(faulty.FaultyAPI), "/api"))
+        stack.enter_context(cluster.running(bound(faulty.Silent), "/silent"))
         yield cluster
 
 
@@ -234,6 +235,25 @@ def test_exception_in_mid_stream_breaks_the_response_off(unharmed: Cluster) -> N
             wire.read_chunk()
 
     assert "SecretError: told to nobody" in log_entry(unharmed, "broken-off")
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        pytest.param("/silent", "the application returned without completing", id="no-response"),
+        pytest.param("/faulty/head_too_large", "failed in the proxy", id="head-too-large"),
+    ],
+)
+def test_answer_that_is_no_response_is_a_500_that_the_log_knows(
+    unharmed: Cluster, path: str, logged: str
+) -> None:
+    request_id = f"no-answer{path.replace('/', '-')}"
+    response = unharmed.get(path, headers={"X-Request-ID": request_id})
+
+    assert (response.status_code, response.text) == (500, "Internal Server Error")
+    assert response.headers["x-request-id"] == request_id
+    unharmed.logged(f"request {request_id}.*{logged}")
+    unharmed.logged(f"GET {path} 500 .*{request_id}$")
 
 
 def test_many_failures_are_told_apart(unharmed: Cluster) -> None:

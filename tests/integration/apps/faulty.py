@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 import serving
 
@@ -60,6 +60,20 @@ async def break_off() -> Any:
         raise SecretError("told to nobody")
 
     return StreamingResponse(generate())
+
+
+async def head_too_large() -> Any:
+    return Response(headers={f"x-{number}": "v" * 30_000 for number in range(60)})
+
+
+async def say_nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application that returns without a response."""
+
+
+@serving.deployment
+@serving.ingress(say_nothing)
+class Silent:
+    pass
 
 
 @serving.deployment

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.mux import ResetCode, StreamReset
+from serving.mux import ResetCode, Stream, StreamReset
 from serving.mux.session import Part
 from serving.routing.router import Call, Overloaded, ReplicaLost, Router, RoutingError, Unavailable
 from tests.support.mux import TAG, turn, until
@@ -68,12 +68,30 @@ def in_flight(router: Router) -> list[int]:
 # One request
 
 
+def begin(replica: MemoryReplica, stream: Stream) -> None:
+    """The first part of an answer that goes on."""
+    stream.session.accept(stream)
+    stream.write(TAG, b"begun")
+
+
 async def test_answer_begins_and_the_slot_is_held_until_the_call_is_closed() -> None:
-    async with routed(MemoryReplica("a")) as router:
+    async with routed(MemoryReplica("a", begin)) as router:
         call = await router.start(TAG, b"request", end=True)
-        assert call.first == Part(TAG, b"a", False, True)
+        assert call.first == Part(TAG, b"begun", False, False)
         assert in_flight(router) == [1]
         call.close()
+        call.close()
+        assert in_flight(router) == [0]
+
+
+async def test_slot_is_free_once_the_whole_answer_has_arrived_read_or_not() -> None:
+    replica = MemoryReplica("a", begin)
+    async with routed(replica) as router:
+        call = await router.start(TAG, b"request", end=True)
+        replica.streams[0].write(TAG, b"done", end=True)
+        await until(lambda: in_flight(router) == [0])
+        assert await ask(router) == b"a"
+        assert await call.stream.receive() == Part(TAG, b"done", False, True)
         call.close()
         assert in_flight(router) == [0]
 
