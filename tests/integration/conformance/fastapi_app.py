@@ -137,7 +137,7 @@ async def state(request: Request) -> dict[str, str | None]:
     return {"own": own, "greeting": getattr(request.state, "greeting", None)}
 
 
-@fastapi_app.delete("/items/{item_id}", status_code=204)
+@fastapi_app.delete("/items/{item_id}", status_code=204, response_model=None)
 async def delete_item(item_id: int) -> None:
     return None
 
