@@ -65,22 +65,6 @@ def test_handler_that_takes_too_long_is_cancelled_and_answered_with_408(
     assert slow.get("/quick").status_code == 200
 
 
-def test_request_that_waits_too_long_in_the_queue_never_reaches_a_handler(
-    slow: Cluster, record: Record
-) -> None:
-    started_s = time.monotonic()
-    with ask(slow, "/handler") as first:
-        record.wait_for("started")
-        with ask(slow, "/stream/queued") as queued:
-            assert first.read_response() == 408
-            # The first left room 1 s after its own start, a little before the second's time.
-            queued.read_to_end()
-    queue_s = time.monotonic() - started_s
-
-    assert queue_s <= TIMEOUT_S + 1 + SLACK_S
-    until(lambda: ongoing(the_replica()) == 0)
-
-
 def test_time_in_the_queue_counts(slow: Cluster, record: Record) -> None:
     """A thread holds the slot beyond the time of both."""
     with ask(slow, "/thread") as first:
