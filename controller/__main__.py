@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from serving.engine.local import LocalEngine
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
+# How long proxies may finish what is open before the replicas are told to drain as well: requests
+# that wait in a proxy still need a replica.
+_PROXY_HEAD_START_S = 2.0
 # The supervisor is gone: replicas end by themselves, having the same lifeline, or are made to.
 _ORPHANED_GRACE_S = 0.9
 _SERVER_OPTIONS = [
@@ -78,7 +82,10 @@ async def serve(config: dict[str, Any]) -> None:
         await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
         service.is_shutting_down = True
         if not loop_task.done():
-            await _first(reconciler.shut_down(), _orphaned_end(orphaned))
+            proxies = set(config.get("proxies", []))
+            await _first(
+                _end_in_order(reconciler, publisher, proxies, orphaned), _orphaned_end(orphaned)
+            )
     finally:
         reconciler.kill()
         loop_task.cancel()
@@ -91,6 +98,18 @@ def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
         os.kill(supervisor_pid, signal.SIGTERM)
     else:
         stop.set()
+
+
+async def _end_in_order(
+    reconciler: Reconciler, publisher: Publisher, proxies: set[str], orphaned: asyncio.Event
+) -> None:
+    """Lets the proxies finish, then the replicas."""
+    began = time.monotonic()
+    if not orphaned.is_set():
+        if open_requests := await reconciler.what_is_open():
+            log.warning("%s", open_requests)
+        await publisher.unwatched(proxies, timeout_s=_PROXY_HEAD_START_S)
+    await reconciler.shut_down(spent_s=time.monotonic() - began)
 
 
 async def _orphaned_end(orphaned: asyncio.Event) -> None:

@@ -152,6 +152,13 @@ class Publisher:
             log.warning("%s did not confirm an update within %s s", watcher.name, timeout_s)
             watcher.lagging = True
 
+    async def unwatched(self, names: set[str], *, timeout_s: float) -> None:
+        """Waits until none of these watches any more, or for `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(watcher.name in names for watcher in self._watchers):
+                    await self._progress.wait()
+
     def _behind(self, revision: int) -> list[Watcher]:
         return [
             watcher

@@ -19,7 +19,7 @@ from serving.controller.model import History, Replica, ReplicaState, Start, Stop
 from serving.controller.publisher import Publisher
 from serving.controller.replica import ReplicaProcess, Surroundings, new_token
 from serving.controller.state import ApplicationState, DeploymentState
-from serving.controller.status import application_status
+from serving.controller.status import application_status, headline
 from serving.controller.store import ApplicationRecord, Store
 from serving.v1 import controller_pb2 as pb
 
@@ -95,7 +95,29 @@ class Reconciler:
             return False
         log.info("application %r: deleting", name)
         self._remove(state)
+        self._tasks.start(self._tell_what_is_open(state), name=f"what is open in {name}")
         return True
+
+    async def _tell_what_is_open(self, state: ApplicationState) -> None:
+        state.waits_for = await self.what_is_open(state)
+        if self._applications.get(state.name) is state and state.deleting:
+            self._note_status(state)
+
+    async def what_is_open(self, *states: ApplicationState) -> str:
+        """Which requests an end has to wait for and how long, in these applications or in all;
+        empty where there are none."""
+        replicas = [
+            replica
+            for state in states or self._applications.values()
+            for deployment in state.deployments.values()
+            for replica in deployment.replicas.values()
+        ]
+        counts = await asyncio.gather(*(replica.ongoing() for replica in replicas))
+        graces = [replica.grace_s for replica, count in zip(replicas, counts, strict=True) if count]
+        if not graces:
+            return ""
+        requests = "1 open request" if sum(counts) == 1 else f"{sum(counts)} open requests"
+        return f"waiting up to {max(graces):.0f} s for {requests}"
 
     def _remove(self, state: ApplicationState) -> None:
         self._store.remove(state.name)
@@ -114,7 +136,7 @@ class Reconciler:
             return
         now = time.monotonic()
         if error:
-            log.warning("%s could not start: %s", replica_id, error.rstrip().rpartition("\n")[2])
+            log.warning("%s could not start: %s", replica_id, headline(error))
             replica.error = error
             self._note_failure(deployment, replica, error, now)
             replica.become(ReplicaState.STOPPING, now)
@@ -320,9 +342,14 @@ class Reconciler:
 
     # The end
 
-    async def shut_down(self) -> None:
-        """Deletes every application and returns when no replica is left."""
+    async def shut_down(self, *, spent_s: float = 0.0) -> None:
+        """Deletes every application and returns when no replica is left.
+
+        `spent_s`: how much of their grace the replicas had already.
+        """
         self._idle.clear()
+        for replica in self._every_replica():
+            replica.grace_s = max(0.0, replica.grace_s - spent_s)
         for state in list(self._applications.values()):
             if not state.deleting:
                 self._remove(state)
@@ -331,9 +358,14 @@ class Reconciler:
 
     def kill(self) -> None:
         """Kills every replica, for when there is no time left."""
-        for application, name in self._replicas.values():
-            for replica in application.deployments[name].replicas.values():
-                replica.kill()
+        for replica in self._every_replica():
+            replica.kill()
+
+    def _every_replica(self) -> list[ReplicaProcess]:
+        return [
+            application.deployments[name].replicas[replica_id]
+            for replica_id, (application, name) in self._replicas.items()
+        ]
 
 
 def _same(one: pb.ApplicationSpec, other: pb.ApplicationSpec) -> bool:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -23,6 +24,8 @@ _CONTROL_TIMEOUT_S = 5.0
 # Time to exit after the last request, for shutdown hooks; and after SIGTERM.
 _EXIT_TIMEOUT_S = 6.0
 _TERMINATE_TIMEOUT_S = 2.0
+# For the answer of a replica that is about to end, or for its end.
+_ENDING_TIMEOUT_S = 1.0
 _CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.enable_http_proxy", 0)]
 
 
@@ -47,13 +50,13 @@ class ReplicaProcess:
         self.error = ""
         # What it was told last.
         self.max_ongoing_requests = 0
+        # Time that it may take to finish its requests.
+        self.grace_s = 0.0
 
         self._around = around
         self._socket = f"unix:{around.state_dir}/r-{token}.sock"
         self._control_socket = f"unix:{around.state_dir}/c-{token}.sock"
         self._spec_path = around.state_dir / f"{token}.replica"
-        # Time that it may take to finish its requests.
-        self._grace_s = 0.0
         self._process: Process | None = None
         self._exited = asyncio.Event()
         self._stopping = False
@@ -74,7 +77,7 @@ class ReplicaProcess:
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
         self.max_ongoing_requests = spec.deployment.options.max_ongoing_requests
-        self._grace_s = spec.deployment.options.graceful_shutdown_timeout_s
+        self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
         try:
             await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
             self._process = await self._around.engine.start(self._process_spec(spec.deployment))
@@ -113,7 +116,7 @@ class ReplicaProcess:
         3. SIGTERM, SIGKILL.
         """
         await unpublished()
-        patience_s = self._grace_s + _EXIT_TIMEOUT_S if await self._drain() else 0.0
+        patience_s = self.grace_s + _EXIT_TIMEOUT_S if await self._drain() else 0.0
         await self.end(patience_s)
 
     async def end(self, patience_s: float = 0.0) -> None:
@@ -135,12 +138,22 @@ class ReplicaProcess:
 
     async def _drain(self) -> bool:
         try:
-            await self._control("Drain", replica_pb2.DrainRequest(grace_s=self._grace_s))
+            await self._control("Drain", replica_pb2.DrainRequest(grace_s=self.grace_s))
         except grpc.aio.AioRpcError as error:
-            if not self._exited.is_set():
-                log.warning("%s cannot be drained: %s", self.seen.replica_id, error.details())
-            return self._exited.is_set()
+            # One that ends already, by itself or with the cluster, answers no more.
+            if await self._ends_within(_ENDING_TIMEOUT_S):
+                return True
+            log.warning("%s cannot be drained: %s", self.seen.replica_id, error.details())
+            return False
         return True
+
+    async def ongoing(self) -> int:
+        """The requests that it works on, as far as it answers."""
+        try:
+            answer = await self._control("Health", replica_pb2.HealthRequest(), _ENDING_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return 0
+        return int(answer.ongoing)
 
     async def reconfigure(self, max_ongoing_requests: int) -> None:
         """Applies options that need no new process."""
@@ -163,10 +176,10 @@ class ReplicaProcess:
 
     async def _control(
         self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S
-    ) -> None:
+    ) -> Any:
         async with grpc.aio.insecure_channel(self._control_socket, _CHANNEL_OPTIONS) as channel:
             stub = replica_pb2_grpc.ReplicaControlStub(channel)
-            await getattr(stub, method)(request, timeout=timeout_s)
+            return await getattr(stub, method)(request, timeout=timeout_s)
 
     async def _ends_within(self, timeout_s: float) -> bool:
         try:

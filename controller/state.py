@@ -61,6 +61,8 @@ class ApplicationState:
     # The generation of which every proxy knows that it is complete; and that of which we wait for
     # them to confirm it.
     confirmed_generation: int = 0
+    # What its end waits for, in words.
+    waits_for: str = ""
     confirming_generation: int = 0
 
     @property

@@ -36,7 +36,7 @@ def _application_word(
     )
     # First match wins.
     if state.deleting:
-        return "DELETING", ""
+        return "DELETING", state.waits_for
     if state.has_failed:
         return ("UPDATE_FAILED" if state.serving is not None else "DEPLOY_FAILED"), messages
     if any(deployment.status == "UNHEALTHY" for deployment in deployments):
@@ -84,18 +84,26 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
     if state.has_failed:
         word = "UPDATE_FAILED" if application.serving is not None else "DEPLOY_FAILED"
         times = f"{plan.MAX_FAILED_STARTS} times in a row"
-        return word, f"could not start, {times}: {_last_line_first(history.error)}"
+        return word, f"could not start, {times}: {_headline_first(history.error)}"
     if state.is_complete:
         return "HEALTHY", ""
     if history.failures:
         # Given time, one failure is repaired; it is the row of them that is news.
         word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"
-        return word, f"{progress}; the last failure: {_last_line_first(history.error)}"
+        return word, f"{progress}; the last failure: {_headline_first(history.error)}"
     return "UPDATING", progress
 
 
-def _last_line_first(error: str) -> str:
+def headline(error: str) -> str:
+    """What went wrong, of a traceback: the exception's type and the first line of its message."""
+    lines = error.strip().splitlines() or [""]
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    if not frames:
+        return lines[-1]
+    return next((line for line in lines[frames[-1] :] if not line.startswith(" ")), lines[-1])
+
+
+def _headline_first(error: str) -> str:
     """A traceback with what went wrong ahead of where."""
     error = error.strip()
-    _, separator, last = error.rpartition("\n")
-    return f"{last}\n{error}" if separator else error
+    return f"{headline(error)}\n{error}" if "\n" in error else error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
     from serving.deployment import Application
     from serving.v1 import controller_pb2 as pb
 
+# Of a shell's command that Ctrl-C ended.
+_INTERRUPTED_CODE = 130
+
 # The cluster that this process started, if it did. The lock is held while one starts.
 _own: OwnCluster | None = None
 _lock = threading.Lock()
+# The generations of the applications that this process deployed.
+_deployed: dict[str, int] = {}
+# The module that `serving run` is importing.
+_importing = ""
 
 
 def run(
@@ -55,6 +63,7 @@ def run(
         ApplicationConflictError: another application has the route prefix.
         ClusterError: the cluster could not be started or reached.
     """
+    _refuse_while_imported("run")
     spec = application_spec(target, name, route_prefix)
     if blocking:
         with until_interrupted(name):
@@ -75,6 +84,7 @@ def start(
     were given. Returns its status, which tells the `url`. Raises ClusterError where it cannot
     start.
     """
+    _refuse_while_imported("start")
     http = _options(HTTPOptions, http_options, "http_options")
     logging = _options(LoggingConfig, logging_config, "logging_config")
     if not _connect(http, logging) and (http_options or logging_config):
@@ -102,7 +112,7 @@ def delete(name: str) -> None:
     Raises ValueError where there is none of that name.
     """
     with _client() as client:
-        if not client.delete(name):
+        if not client.delete(name, progress.say):
             known = ", ".join(app.name for app in client.status().applications) or "none"
             raise ValueError(f"no application {name!r}; there are: {known}")
 
@@ -136,23 +146,29 @@ def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = No
         own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
         own.wait_for_controller()
         _own = own
-    atexit.register(_stop_own)
+    atexit.register(_stop_at_exit)
     return True
 
 
 def _stop_own() -> None:
     global _own
     own, _own = _own, None
-    atexit.unregister(_stop_own)
+    _deployed.clear()
+    atexit.unregister(_stop_at_exit)
     if own is not None:
         own.stop()
+
+
+def _stop_at_exit() -> None:
+    with suppress(KeyboardInterrupt):  # it ended at once
+        _stop_own()
 
 
 def _forget_own() -> None:
     """In a forked child: the cluster belongs to the parent."""
     global _own
     own, _own = _own, None
-    atexit.unregister(_stop_own)
+    atexit.unregister(_stop_at_exit)
     if own is not None:
         own.forget()
 
@@ -167,25 +183,37 @@ def _client() -> Iterator[Client]:
 
     address = _address()
     if address is None:
-        raise ClusterError("no cluster runs: serving.run() starts one")
+        raise ClusterError(cluster.NO_CLUSTER)
     with Client(address) as client:
         yield client
 
 
-def deploy(spec: pb.ApplicationSpec) -> None:
-    """Deploys what `application_spec` made; ends the cluster if that fails and it was started."""
+def deploy(spec: pb.ApplicationSpec, tell: Callable[[int], None] = lambda _: None) -> None:
+    """Deploys what `application_spec` made; ends the cluster if that fails and it was started.
+
+    `tell` is called with the generation, as soon as it is known, where this made a new one.
+    """
     started = _connect()
     try:
         with _client() as client:
-            _deploy(client, spec)
+            _deploy(client, spec, tell)
     except BaseException:
         if started:
             _stop_own()
         raise
 
 
-def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
+def _deploy(client: Client, spec: pb.ApplicationSpec, tell: Callable[[int], None]) -> None:
+    before = client.generation(spec.name)
     generation = client.deploy(spec)
+    is_of_others = before is not None and before != _deployed.get(spec.name)
+    if generation != before:
+        note_deployed(spec.name, generation)
+        tell(generation)
+        if is_of_others:
+            progress.say(f"Replacing application {spec.name!r}, which was not deployed from here")
+    elif is_of_others:
+        progress.say(f"Application {spec.name!r} runs already, unchanged: it stays as it is")
     try:
         progress.follow(client.progress(spec.name, generation))
     except ClusterError:
@@ -205,12 +233,62 @@ def until_interrupted(name: str) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            progress.say("Ending; once more to end at once")
-            if _own is not None:
-                _stop_own()
-            elif _address() is not None:
-                with _client() as client:
-                    client.delete(name)
+            try:
+                _end(name)
+            except KeyboardInterrupt:
+                raise SystemExit(_INTERRUPTED_CODE) from None
+
+
+def _end(name: str) -> None:
+    if _own is not None:
+        _stop_own()
+    elif _address() is not None:
+        with _client() as client:
+            _delete_own(client, name)
+
+
+def _delete_own(client: Client, name: str) -> None:
+    """Deletes an application unless someone else deployed it, or has replaced it meanwhile."""
+    mine = _deployed.pop(name, None)
+    current = client.generation(name)
+    if current is not None and current == mine:
+        client.delete(name, progress.say)
+    elif current is not None:
+        progress.say(f"Application {name!r} is not the one deployed from here: it goes on")
+
+
+def note_deployed(name: str, generation: int) -> None:
+    """Notes that an application is ours, to be deleted when we end."""
+    _deployed[name] = generation
+
+
+@contextmanager
+def importing(module: str) -> Iterator[None]:
+    """Refuses calls of `run` and `start` meanwhile: whoever imports it wants to do that."""
+    global _importing
+    _importing = module
+    try:
+        yield
+    finally:
+        _importing = ""
+
+
+class CalledWhileImportedError(ClusterError):
+    """A module calls `run` or `start` when `serving run` or a replica imports it."""
+
+
+def _refuse_while_imported(call: str) -> None:
+    module = sys.modules["__main__"].__spec__
+    if _importing:
+        what = f"module {_importing!r} calls serving.{call}() when it is imported"
+    elif module is not None and module.name.startswith("serving.replica"):
+        what = f"serving.{call}() was called in a replica, maybe by a module that it imports"
+    else:
+        return
+    raise CalledWhileImportedError(
+        f"{what}: make the application there with .bind(), and keep serving.{call}() under "
+        'if __name__ == "__main__":'
+    )
 
 
 def wait_for_end() -> NoReturn:

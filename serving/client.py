@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -77,8 +77,17 @@ class Client:
             )
             return status
 
-    def delete(self, name: str) -> bool:
-        """Deletes an application and waits until it is gone; returns whether there was one."""
+    def generation(self, name: str) -> int | None:
+        """Of an application; None where there is none, or it is being deleted."""
+        found = _named(self.status(), name)
+        return found.generation if found is not None and found.status != "DELETING" else None
+
+    def delete(self, name: str, say: Callable[[str], None] = lambda _: None) -> bool:
+        """Deletes an application and waits until it is gone; returns whether there was one.
+
+        `say` is called with what the end waits for.
+        """
+        said = ""
         with self._errors():
             request = pb.DeleteRequest(application=name)
             response: pb.DeleteResponse = self._stub.Delete(request, timeout=_CALL_TIMEOUT_S)
@@ -86,6 +95,9 @@ class Client:
                 found = _named(status, name)
                 if found is None or found.status != "DELETING":
                     break
+                if found.message != said:
+                    said = found.message
+                    say(f"Application {name!r}: {said}")
             return response.existed
 
     def shutdown(self) -> None:

@@ -16,14 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serving import lifeline
+from serving import lifeline, progress
 from serving.config import HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError
 from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
 
 ADDRESS_VARIABLE = "SERVING_ADDRESS"
 STATE_DIR_VARIABLE = "SERVING_STATE_DIR"
+NO_CLUSTER = (
+    "no cluster runs: `serving start` starts one; one that a script or `serving run` started is "
+    "private to that"
+)
 _START_TIMEOUT_S = 90.0
+# Where nothing is open a cluster ends within this time.
+_QUICK_END_S = 0.8
+_KILL_TIMEOUT_S = 1.5
 
 
 def state_dir() -> Path:
@@ -115,9 +122,12 @@ class OwnCluster:
     def stop(self) -> None:
         """Ends the cluster, letting requests finish; an interrupt meanwhile ends it at once."""
         try:
-            self._end()
+            self._start.supervisor.terminate()
+            if self.wait_for_end(_QUICK_END_S) is None:
+                progress.say("Ending; press Ctrl-C to end at once")
+                self.wait_for_end()
         except KeyboardInterrupt:
-            self._end()
+            self._end_at_once()
             raise
         finally:
             self.forget()
@@ -127,9 +137,14 @@ class OwnCluster:
         self._cut_lifeline()
         self._start.close()
 
-    def _end(self) -> None:
-        self._start.supervisor.terminate()
-        self._start.supervisor.wait()
+    def _end_at_once(self) -> None:
+        supervisor = self._start.supervisor
+        supervisor.terminate()  # told twice, it kills the rest
+        try:
+            supervisor.wait(_KILL_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            supervisor.kill()  # the rest loses its lifeline
+            supervisor.wait()
 
     @contextlib.contextmanager
     def _stopped_on_error(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from serving import lifeline
+
 BACKLOG = 2048
 _LISTEN_STATE = "0A"  # in /proc/net/tcp
 
@@ -68,14 +70,17 @@ def _explained(error: OSError, host: str, port: int) -> OSError:
         by = f" by process {found[0]} ({found[1]})" if found else " by another process"
         return PortInUseError(
             errno.EADDRINUSE,
-            f"port {port} on {host} is in use{by}; end it, or choose another port with "
-            f"http_options={{'port': …}} (0 picks a free one) or SERVING_HTTP_PORT",
+            f"port {port} on {host} is in use{by}; end it, or choose another port with --port, "
+            f"SERVING_HTTP_PORT or http_options={{'port': …}} (0 picks a free one)",
         )
     return OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
 def holder(port: int) -> tuple[int, str] | None:
-    """The process that listens on a TCP port, as (pid, command line), as far as /proc tells us."""
+    """Who listens on a TCP port, as (pid, command line), as far as /proc tells us.
+
+    Of a cluster that is the script or the command that it belongs to, if it belongs to one.
+    """
     inodes = set(_listening_inodes(port))
     if not inodes:
         return None
@@ -84,9 +89,27 @@ def holder(port: int) -> tuple[int, str] | None:
         with contextlib.suppress(OSError):
             for fd in (process / "fd").iterdir():
                 if os.readlink(fd) in inodes:
-                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-                    return int(process.name), command.decode(errors="replace").strip()
+                    owner = _owner(process)
+                    return int(owner.name), _command(owner)
     return None
+
+
+def _owner(process: Path) -> Path:
+    """The process on whose lifeline this one hangs, if it is one of ours; else itself."""
+    while " -m serving." in _command(process) and _has_lifeline(process):
+        status = (process / "stat").read_text()
+        process = Path("/proc", status.rpartition(")")[2].split()[1])
+    return process
+
+
+def _has_lifeline(process: Path) -> bool:
+    settings = (process / "environ").read_bytes().split(b"\0")
+    return any(setting.startswith(f"{lifeline.FD_VARIABLE}=".encode()) for setting in settings)
+
+
+def _command(process: Path) -> str:
+    command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+    return command.decode(errors="replace").strip()
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

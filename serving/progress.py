@@ -1,37 +1,31 @@
-"""Showing people how a deploy goes: a live line in a terminal, one plain line elsewhere."""
+"""Showing people how a deploy goes: plain lines on stderr, where the processes log as well."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from serving.v1 import controller_pb2 as pb
+if TYPE_CHECKING:
+    from serving.v1 import controller_pb2 as pb
 
 
 def follow(statuses: Iterator[pb.ApplicationStatus]) -> None:
-    """Consumes the statuses of a deploy, showing them on stderr while it is a terminal."""
-    if not sys.stderr.isatty():
-        for _ in statuses:
-            pass
-        return
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("Deploying…") as line:
-        for status in statuses:
-            line.update(_text(status))
+    """Consumes the statuses of a deploy; shows each that is news while stderr is a terminal."""
+    shown = ""
+    for status in statuses:
+        text = _text(status)
+        if text != shown and sys.stderr.isatty():
+            say(text)
+        shown = text
 
 
 def _text(status: pb.ApplicationStatus) -> str:
-    from rich.markup import escape
-
-    parts = []
-    for deployment in status.deployments:
-        ready = sum(replica.state == "RUNNING" for replica in deployment.replicas)
-        parts.append(f"{deployment.name} {ready}/{deployment.target_num_replicas} ready")
-        if "failure" in deployment.message:
-            parts.append(deployment.message.partition("\n")[0])
-    return escape(f"Deploying {status.name}: {', '.join(parts)}")
+    parts = [
+        f"{deployment.name} {deployment.message.partition(chr(10))[0] or 'is ready'}"
+        for deployment in status.deployments
+    ]
+    return f"Deploying {status.name}: {', '.join(parts)}"
 
 
 def say(message: str) -> None:

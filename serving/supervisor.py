@@ -41,8 +41,8 @@ LOCK_FILE = "lock"
 # A Unix socket's path is limited to 108 bytes (104 on macOS); ours add at most 22.
 _MAX_STATE_DIR_LENGTH = 80
 _READY_TIMEOUT_S = 60.0
-# How long proxies may finish what is open before the replicas are told to drain as well.
-_PROXY_HEAD_START_S = 2.0
+# Proxies with nothing open end within this time.
+_QUICK_END_S = 0.3
 # The owner is gone: nobody waits for answers. Everything is to be gone within 2 s.
 _ORPHANED_GRACE_S = 1.2
 _STABLE_AFTER_S = 10.0
@@ -296,7 +296,7 @@ class Supervisor:
         """Ends the processes: proxies first, then replicas with the controller, then what is left.
 
         1. Proxies stop accepting and finish what is open.
-        2. The controller drains the replicas and ends.
+        2. The controller says what is open, drains the replicas and ends.
         3. Proxies whose last requests ended with the replicas end; the rest is killed.
 
         Where nobody waits for answers, cutting the lifeline tells all of them at once.
@@ -311,7 +311,7 @@ class Supervisor:
         else:
             for process in proxies:
                 process.terminate()
-            await _ended(proxies, _PROXY_HEAD_START_S)
+            await _ended(proxies, _QUICK_END_S)
             if self._controller:
                 self._controller.terminate()
                 # The controller bounds this itself by the deployments' graceful_shutdown_timeout_s.

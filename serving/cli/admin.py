@@ -16,7 +16,7 @@ from serving.schema import ServeStatus
 def start(host: Host = None, port: Port = None) -> None:
     """Start a cluster that stays until `serving shutdown`."""
     if (address := cluster.find()) is not None:
-        raise ClusterError(f"a cluster runs already, at {address}")
+        raise ClusterError(f"a cluster runs already, at {api.status().url or address}")
     started = cluster.start_detached(http_options(host, port), LoggingConfig())
     typer.echo(f"Cluster started, process {started['pid']}; logs are in {started['state_dir']}")
     if url := api.status().url:
@@ -24,9 +24,9 @@ def start(host: Host = None, port: Port = None) -> None:
 
 
 def status() -> None:
-    """Show the applications of the cluster. Exit code 1 where none runs."""
+    """Show the applications of the cluster. Exit code 1 where no cluster runs."""
     if cluster.find() is None:
-        raise ClusterError("no cluster runs: `serving start` starts one")
+        raise ClusterError(cluster.NO_CLUSTER)
     typer.echo("\n".join(_lines(api.status())))
 
 

@@ -24,8 +24,16 @@ def load(import_path: str) -> object:
     module_name, colon, attribute = import_path.partition(":")
     if not colon or not module_name or not attribute:
         raise ImportPathError(f"{import_path!r} is not of the form module:app")
+    if module_name.endswith(".py"):
+        meant = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise ImportPathError(
+            f"{import_path!r} is not of the form module:app; did you mean '{meant}:{attribute}'?"
+        )
     try:
-        found: object = importlib.import_module(module_name)
+        with api.importing(module_name):
+            found: object = importlib.import_module(module_name)
+    except api.CalledWhileImportedError as error:
+        raise ImportPathError(str(error)) from None
     except ModuleNotFoundError as error:
         # A module that the user's own imports in turn is an error with a traceback.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
@@ -56,7 +64,13 @@ def _missing(owner: object, module_name: str, attribute: str) -> str:
 
 def main() -> None:
     lifeline.watch(lambda: None, kill_after_s=0.0)
-    import_path, name, route_prefix, app_dir, salt = sys.argv[1:]
+    import_path, name, route_prefix, app_dir, salt, before, generation_fd = sys.argv[1:]
+    if before:
+        api.note_deployed(name, int(before))
+
+    def tell(generation: int) -> None:
+        os.write(int(generation_fd), f"{generation}\n".encode())
+
     sys.path.insert(0, app_dir)
     try:
         target = load(import_path)
@@ -66,7 +80,7 @@ def main() -> None:
         text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
         sys.exit(f"serving: {import_path!r} cannot be imported:\n{text.rstrip()}")
     try:
-        api.deploy(application_spec(target, name, route_prefix or None, salt=salt))
+        api.deploy(application_spec(target, name, route_prefix or None, salt=salt), tell)
     except (ServingError, TypeError, ValueError) as error:
         sys.exit(f"serving: {error}")
 

@@ -45,8 +45,8 @@ def run(
     # From here on: what changes during the first deploy must not be missed.
     changes = Changes(app_dir) if reload else None
     with api.connected(http_options(host, port)) as address, api.until_interrupted(name):
-        application = [import_path, name, route_prefix, str(app_dir.absolute())]
-        if _deploy(address, *application, "") != 0:
+        deploy = _Deploy(address, name, [import_path, name, route_prefix, str(app_dir.absolute())])
+        if deploy() != 0:
             raise typer.Exit(1)
         if changes is None:
             api.wait_for_end()
@@ -54,27 +54,49 @@ def run(
             if changed := changes.wait():
                 progress.say(f"Changed: {', '.join(changed)}")
                 # A version of its own: only the replica imports what a handler imports when called.
-                _deploy(address, *application, str(time.time_ns()))
+                deploy(salt=str(time.time_ns()))
         raise ClusterError("the cluster ended by itself")
 
 
-def _deploy(address: str, *arguments: str) -> int:
-    """Deploys in a fresh interpreter, which ends with this one; returns its exit code."""
-    read, write = os.pipe()
-    try:
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "serving.cli.deploy", *arguments],
-            env={
-                **os.environ,
-                cluster.ADDRESS_VARIABLE: address,
-                lifeline.FD_VARIABLE: str(read),
-            },
-            pass_fds=(read,),
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C is for this process, which then ends that one.
-            start_new_session=True,
-            check=False,
-        ).returncode
-    finally:
-        os.close(read)
-        os.close(write)
+class _Deploy:
+    """Deploys one application, as often as it is called."""
+
+    def __init__(self, address: str, name: str, arguments: list[str]) -> None:
+        self._address = address
+        self._name = name
+        self._arguments = arguments
+        self._generation = ""
+
+    def __call__(self, salt: str = "") -> int:
+        """Deploys in a fresh interpreter, which ends with this one; returns its exit code."""
+        lifeline_read, lifeline_write = os.pipe()
+        told, tell = os.pipe()
+        try:
+            return subprocess.run(
+                [
+                    *(sys.executable, "-P", "-m", "serving.cli.deploy", *self._arguments),
+                    *(salt, self._generation, str(tell)),
+                ],
+                env={
+                    **os.environ,
+                    cluster.ADDRESS_VARIABLE: self._address,
+                    lifeline.FD_VARIABLE: str(lifeline_read),
+                },
+                pass_fds=(lifeline_read, tell),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for this process, which then ends that one.
+                start_new_session=True,
+                check=False,
+            ).returncode
+        finally:
+            for fd in (lifeline_read, lifeline_write, tell):
+                os.close(fd)
+            self._note_generation(told)
+
+    def _note_generation(self, told: int) -> None:
+        with open(told, "rb") as lines:
+            os.set_blocking(told, False)  # whoever inherited the other end may keep it open
+            generation = lines.read(32)
+        if generation:
+            self._generation = generation.decode().strip()
+            api.note_deployed(self._name, int(self._generation))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 
 from serving.engine.base import ProcessSpec
@@ -27,12 +28,17 @@ class LocalProcess:
         return await self._child.wait()
 
     def terminate(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._child.terminate()
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._child.kill()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The child's own methods would reap it first if it ended just now, and asyncio, which waits
+        # for it, would find no such process.
+        if self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class LocalEngine:

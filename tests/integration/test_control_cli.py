@@ -138,6 +138,8 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
     ("import_path", "message"),
     [
         ("app", "'app' is not of the form module:app"),
+        ("app.py:app", "'app.py:app' is not of the form module:app; did you mean 'app:app'?"),
+        ("runs:app", "module 'runs' calls serving.run() when it is imported: make the application"),
         ("nothing:app", "no module 'nothing' in "),
         ("app:ap", "module 'app' has no attribute 'ap'; did you mean 'app'?"),
         ("app:xyz", "module 'app' has no attribute 'xyz'; applications in it: app"),
@@ -146,6 +148,7 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
     ],
 )
 def test_wrong_import_path_is_one_line(folder: Path, import_path: str, message: str) -> None:
+    (folder / "runs.py").write_text("from app import app, serving\nserving.run(app)\n")
     with serving_run(folder, import_path) as process:
         assert process.wait(30) == 1
         assert process.stdout is not None
@@ -179,6 +182,52 @@ def test_failed_constructor_is_shown_and_the_exit_code_is_one(folder: Path) -> N
         assert process.stdout is not None
         assert "RuntimeError: no model" in process.stdout.read()
     assert not still_running(started)
+
+
+def test_second_run_into_a_cluster_replaces_with_a_word_and_deletes_its_own(folder: Path) -> None:
+    url = command("start").split()[-1]
+    try:
+        with serving_run(folder, "app:app") as first:
+            read_until(first, "is ready at")
+            with serving_run(folder, "app:app", "--route-prefix", "/x") as second:
+                read_until(second, "Replacing application 'default'")
+                read_until(second, "is ready at")
+
+                first.send_signal(signal.SIGINT)
+                read_until(first, "is not the one deployed from here: it goes on")
+                assert first.wait(20) == 0
+                assert requests.get(f"{url}x", timeout=20).text == "one"
+
+                second.send_signal(signal.SIGINT)
+                assert second.wait(20) == 0
+                assert requests.get(f"{url}x", timeout=20).status_code == 404
+    finally:
+        command("shutdown")
+
+
+def test_run_of_what_runs_already_leaves_it(folder: Path) -> None:
+    url = command("start").split()[-1]
+    try:
+        with serving_run(folder, "app:app") as first:
+            read_until(first, "is ready at")
+            with serving_run(folder, "app:app") as second:
+                read_until(second, "runs already, unchanged: it stays as it is")
+                read_until(second, "is ready at")
+                second.send_signal(signal.SIGINT)
+                assert second.wait(20) == 0
+            assert requests.get(url, timeout=20).text == "one"
+    finally:
+        command("shutdown")
+
+
+def command(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "serving.cli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
 
 
 def test_port_in_use_is_told(folder: Path) -> None:

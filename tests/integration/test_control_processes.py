@@ -161,6 +161,79 @@ def test_interrupt_ends_a_blocking_run_with_everything(tmp_path: Path) -> None:
     assert not still_running(started)
 
 
+WAITS = """
+    import asyncio, serving
+
+    @serving.deployment
+    async def waits(request):
+        print("begun", flush=True)
+        await asyncio.sleep(60)
+
+    serving.run(waits.bind(), blocking={blocking})
+    {then}
+"""
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_end_tells_what_it_waits_for_and_an_interrupt_ends_it_at_once(
+    tmp_path: Path, blocking: bool
+) -> None:
+    path = tmp_path / "app.py"
+    then = "" if blocking else "input()"
+    path.write_text(textwrap.dedent(WAITS).format(blocking=blocking, then=then))
+    with script(path, stdin=subprocess.PIPE) as process, ThreadPoolExecutor(1) as pool:
+        url = read_until(process, "is ready at").split()[-1]
+        started = descendants(process.pid)
+        answer = pool.submit(requests.get, url, timeout=30)
+        read_until(process, "begun")
+        if blocking:
+            process.send_signal(signal.SIGINT)
+        else:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+        read_until(process, "waiting up to 20 s for 1 open request")
+        read_until(process, "Ending; press Ctrl-C to end at once")
+        process.send_signal(signal.SIGINT)
+
+        assert process.stdout is not None
+        rest = process.stdout.read()
+        assert process.wait(10) == (130 if blocking else 0)
+        assert isinstance(answer.exception(10), requests.RequestException)
+    assert not still_running(started, within_s=GONE_WITHIN_S)
+    assert "Traceback" not in rest
+    assert "Unknown child process" not in rest
+
+
+def test_idle_connection_does_not_delay_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "app.py", arguments=", blocking=True")
+    with script(path) as process, requests.Session() as session:
+        url = read_until(process, "is ready at").split()[-1]
+        assert session.get(url, timeout=20).text == "hello"
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.stdout is not None
+        assert "waiting" not in process.stdout.read()
+        assert process.wait(20) == 0
+
+
+def test_run_in_a_module_that_a_replica_imports_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text(
+        "import serving\n\n@serving.deployment\ndef hello(request): ...\n\n"
+        "serving.run(hello.bind())\n"
+    )
+    path = tmp_path / "app.py"
+    path.write_text("import part\n")
+    with script(path) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+
+        assert process.wait(20) == 1
+    assert "serving.run() was called in a replica, maybe by a module that it imports" in output
+
+
 def test_shutdown_ends_all_processes_and_removes_the_folder(cluster: None) -> None:
     serving.run(hello.bind())
     started = descendants(os.getpid())
@@ -195,6 +268,30 @@ def test_shutdown_lets_requests_finish(cluster: None, tmp_path: Path) -> None:
 
         assert answer.result(20).text == "finished"
         ending.result(20)
+
+
+def test_delete_tells_what_it_waits_for(
+    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+
+    @serving.deployment(graceful_shutdown_timeout_s=7)
+    def waits(request: object) -> str:
+        begun.touch()
+        until(go_on.exists)
+        return "finished"
+
+    serving.run(waits.bind())
+    url = f"http://127.0.0.1:{serving.status().http_port}/"
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(requests.get, url, timeout=20)
+        until(begun.exists)
+        deleting = pool.submit(serving.delete, "default")
+        until(lambda: "waiting up to 7 s for 1 open request" in capsys.readouterr().err)
+        go_on.touch()
+
+        deleting.result(20)
+        assert answer.result(20).text == "finished"
 
 
 def refuses(url: str) -> bool:
@@ -240,6 +337,20 @@ def test_port_in_use_is_told_with_its_holder_and_nothing_stays(
             serving.run(hello.bind())
 
     assert not descendants(os.getpid())
+
+
+def test_port_of_a_script_is_told_with_the_script(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "app.py", then="input()")
+    with script(path, stdin=subprocess.PIPE) as process:
+        port = read_until(process, "port").split()[1]
+        monkeypatch.setenv("SERVING_HTTP_PORT", port)
+
+        with pytest.raises(
+            ClusterError, match=rf" by process {process.pid} \(.*app\.py\); .*--port"
+        ):
+            serving.run(hello.bind())
 
 
 def test_failed_constructor_leaves_no_cluster_that_run_started() -> None:
@@ -298,7 +409,7 @@ def test_terminal_shows_the_progress_of_a_deploy(tmp_path: Path) -> None:
             shown = read_terminal(terminal)
 
     assert process.returncode == 0
-    assert "Deploying default: hello 0/1 ready" in shown
+    assert "Deploying default: hello has 0 of 1 replicas ready" in shown
     assert "Application 'default' is ready at http://127.0.0.1:" in shown
 
 
@@ -374,11 +485,37 @@ def test_detached_cluster_outlives_the_scripts_that_use_it(tmp_path: Path) -> No
         assert "default: RUNNING, /" in serving_command(tmp_path, "status")
         assert "is deleted" in serving_command(tmp_path, "delete", "default")
         assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404
-        assert "runs already" in serving_command(tmp_path, "start", code=1)
+        again = serving_command(tmp_path, "start", code=1)
+        assert f"a cluster runs already, at http://127.0.0.1:{port}" in again
     finally:
         serving_command(tmp_path, "shutdown")
     assert not listens(port)
-    assert "no cluster runs" in serving_command(tmp_path, "status", code=1)
+    for arguments in (["status"], ["delete", "default"]):
+        assert "is private to that" in serving_command(tmp_path, *arguments, code=1)
+
+
+def test_blocking_run_deletes_only_what_it_deployed(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.py", arguments=", blocking=True")
+    second = tmp_path / "second.py"
+    second.write_text(first.read_text().replace('return "hello"', 'return "other"'))
+    url = serving_command(tmp_path, "start").split()[-1]
+    try:
+        with script(first) as one:
+            read_until(one, "is ready at")
+            with script(second) as other:
+                read_until(other, "Replacing application 'default'")
+                read_until(other, "is ready at")
+
+                one.send_signal(signal.SIGINT)
+                read_until(one, "is not the one deployed from here: it goes on")
+                assert one.wait(20) == 0
+
+                assert requests.get(url, timeout=20).text == "other"
+                other.send_signal(signal.SIGINT)
+                assert other.wait(20) == 0
+                assert requests.get(url, timeout=20).status_code == 404
+    finally:
+        serving_command(tmp_path, "shutdown")
 
 
 def serving_command(tmp_path: Path, *arguments: str, code: int = 0) -> str:

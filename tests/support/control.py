@@ -96,10 +96,13 @@ def command(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def script(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def script(
+    path: Path, *arguments: str, stdin: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Runs a Python script; ends it with the context if it still runs."""
     process = subprocess.Popen(
         [sys.executable, str(path), *arguments],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
