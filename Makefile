@@ -27,8 +27,9 @@ help:  ## Show this list
 		| while IFS='|' read -r name text; do printf '  %-18s %s\n' "$$name" "$$text"; done
 
 install: .venv/.installed  ## Install the package and all tools into .venv
-demo: .venv/.installed  ## Serve an example and show a request to it
-	$(BIN)/python examples/quickstart/demo.py
+demo: .venv/.runs  ## Serve an example and show a request to it
+	@echo 'Serving examples/quickstart/app.py and asking it something'
+	@$(BIN)/python examples/quickstart/demo.py
 
 protos: .venv-protos/.installed  ## Generate serving/v1 from protos/
 	rm -f serving/v1/*_pb2*.py*
@@ -86,18 +87,33 @@ endef
 # $(call make_venv,python)
 define make_venv
 @test -n '$(1)' || { echo 'Python >= 3.11 with venv was not found (set PYTHON=…)' >&2; exit 1; }
-test -x $(@D)/bin/python || $(1) -m venv $(@D)
-$(@D)/bin/python -m pip install -qq --upgrade 'pip>=25.1'
+@$(1) $(can_make_venv) 2>/dev/null \
+	|| { echo '$(1) is not Python >= 3.11 with venv (set PYTHON=…)' >&2; exit 1; }
+@# One that a Python made which is too old, or gone, is made anew.
+@$(@D)/bin/python $(can_make_venv) 2>/dev/null \
+	|| { echo 'Making $(@D) with $(1)'; $(1) -m venv --clear $(@D); }
 endef
+
+# The first pip that knows dependency groups.
+pip_with_groups = $(@D)/bin/python -m pip install -qq --upgrade 'pip>=25.1'
+
+# What is needed to serve.
+.venv/.runs: pyproject.toml
+	$(call make_venv,$(PYTHON))
+	@echo 'Installing the package and what it needs into $(@D)'
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --editable .
+	@touch $@
 
 .venv/.installed: pyproject.toml
 	$(call make_venv,$(PYTHON))
+	$(pip_with_groups)
 	$(@D)/bin/pip install -qq --editable . --group dev
-	@touch $@
+	@touch $@ $(@D)/.runs
 
 # Each dependency at the lower bound that pyproject.toml gives it.
 .venv-oldest/.installed: pyproject.toml
 	$(call make_venv,$(PYTHON_OLDEST))
+	$(pip_with_groups)
 	sed -nE '/^dependencies/,/^]/s/.*"([^>]+)>=([^,"]+).*/\1==\2/p' pyproject.toml > $(@D)/oldest.txt
 	$(@D)/bin/pip install -qq --editable . --group test --constraint $(@D)/oldest.txt
 	@touch $@
