@@ -1,6 +1,7 @@
 """A FastAPI application whose routes are methods of a class that holds the model.
 
-Run it in this folder with `serving run app:app`, and ask it something:
+With the virtual environment of `make demo` activated (`. ../../.venv/bin/activate`), run it in this
+folder with `serving run app:app`, and ask it something:
 
     curl -X POST http://localhost:8000/score \
         -H 'Content-Type: application/json' -d '{"text": "a great, great day"}'

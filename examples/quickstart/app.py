@@ -1,6 +1,7 @@
 """A class that answers HTTP requests from a process of its own.
 
-Run it in this folder with `serving run app:app`, and ask it something:
+With the virtual environment of `make demo` activated (`. ../../.venv/bin/activate`), run it in this
+folder with `serving run app:app`, and ask it something:
 
     curl 'http://localhost:8000/?name=Ada'
 """

@@ -1,6 +1,7 @@
 """Text that reaches the client word by word, as server-sent events.
 
-Run it in this folder with `serving run app:app`, and watch the words come:
+With the virtual environment of `make demo` activated (`. ../../.venv/bin/activate`), run it in this
+folder with `serving run app:app`, and watch the words come:
 
     curl -N 'http://localhost:8000/?words=20'
 

@@ -1,6 +1,7 @@
 """A chat room over WebSocket, with a page to try it from.
 
-Run it in this folder with `serving run app:app`, and open http://localhost:8000 in two windows.
+With the virtual environment of `make demo` activated (`. ../../.venv/bin/activate`), run it in this
+folder with `serving run app:app`, and open http://localhost:8000 in two windows.
 """
 
 from __future__ import annotations
