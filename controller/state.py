@@ -125,6 +125,7 @@ class ApplicationState:
 
     def delete(self) -> None:
         self.deleting = True
+        self.waits_for = ""
         self.serving = None
         for state in self.deployments.values():
             state.target = None

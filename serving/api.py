@@ -146,7 +146,7 @@ def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = No
         own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
         own.wait_for_controller()
         _own = own
-    atexit.register(_stop_at_exit)
+    atexit.register(_stop_even_if_interrupted)
     return True
 
 
@@ -154,12 +154,12 @@ def _stop_own() -> None:
     global _own
     own, _own = _own, None
     _deployed.clear()
-    atexit.unregister(_stop_at_exit)
+    atexit.unregister(_stop_even_if_interrupted)
     if own is not None:
         own.stop()
 
 
-def _stop_at_exit() -> None:
+def _stop_even_if_interrupted() -> None:
     with suppress(KeyboardInterrupt):  # it ended at once
         _stop_own()
 
@@ -168,7 +168,7 @@ def _forget_own() -> None:
     """In a forked child: the cluster belongs to the parent."""
     global _own
     own, _own = _own, None
-    atexit.unregister(_stop_at_exit)
+    atexit.unregister(_stop_even_if_interrupted)
     if own is not None:
         own.forget()
 
@@ -199,7 +199,7 @@ def deploy(spec: pb.ApplicationSpec, tell: Callable[[int], None] = lambda _: Non
             _deploy(client, spec, tell)
     except BaseException:
         if started:
-            _stop_own()
+            _stop_even_if_interrupted()
         raise
 
 
