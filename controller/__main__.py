@@ -34,6 +34,7 @@ CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
 _PROXY_HEAD_START_S = 2.0
 # The supervisor is gone: replicas end by themselves, having the same lifeline, or are made to.
 _ORPHANED_GRACE_S = 0.9
+_LAST_TURNS_S = 0.1
 _SERVER_OPTIONS = [
     # Applications may be sent by value, with their arguments.
     ("grpc.max_receive_message_length", -1),
@@ -90,6 +91,7 @@ async def serve(config: dict[str, Any]) -> None:
         reconciler.kill()
         loop_task.cancel()
         await server.stop(0.1)
+        await _others_ended(_LAST_TURNS_S)
 
 
 def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
@@ -127,6 +129,13 @@ async def _first(*awaitables: Any) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def _others_ended(timeout_s: float) -> None:
+    """Lets tasks end by themselves: gRPC prints a traceback for each of its that is cancelled."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=timeout_s)
 
 
 def _say_ready(ready_fd: int | None) -> None:

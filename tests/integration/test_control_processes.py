@@ -104,6 +104,8 @@ def test_script_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Sig
         process.send_signal(number)
 
         assert not still_running(started, within_s=GONE_WITHIN_S)
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
 
     assert not listens(port)
 
