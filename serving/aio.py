@@ -41,15 +41,16 @@ class Tasks:
     async def join(self) -> None:
         """Waits until all of it has ended."""
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Not gather: from Python 3.12 on it does not let the loop turn where all have ended,
+            # and so their callbacks, which empty the set, would never run.
+            await asyncio.wait(self._tasks)
 
     async def aclose(self) -> None:
         """Cancels what runs and waits until all of it has ended."""
         while self._tasks:
-            tasks = list(self._tasks)
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(self._tasks)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -44,6 +44,19 @@ async def test_close_ends_tasks_that_others_start_as_they_end() -> None:
     assert len(tasks) == 0
 
 
+async def test_close_ends_though_a_task_has_ended_in_this_very_turn() -> None:
+    async def nothing() -> None:
+        pass
+
+    tasks = Tasks()
+    task = tasks.start(nothing(), name="quick")
+    await asyncio.sleep(0)
+    assert task.done()
+    assert len(tasks) == 1  # its callback has not run yet
+    await tasks.aclose()
+    assert len(tasks) == 0
+
+
 async def test_join_waits_for_the_end_of_all() -> None:
     tasks = Tasks()
     task = tasks.start(asyncio.sleep(0, "result"), name="short")
