@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -23,8 +24,15 @@ for command in (run, start, status, delete, shutdown):
 
 def main() -> None:
     """Runs the command line. An error that the user can mend is a message and exit code 1."""
+    code = 0
     try:
         app()
     except ServingError as error:
         sys.stderr.write(f"serving: {error}\n")
-        sys.exit(1)
+        code = 1
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    # Without taking the interpreter down: threads of gRPC's now and then abort a process meanwhile.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
