@@ -17,7 +17,7 @@ import grpc.aio
 from serving.mux.errors import ProtocolError
 from serving.mux.session import DEFAULT_WINDOW, Session, StreamCore
 from serving.mux.stream import Stream
-from serving.v1.frames_pb2 import ClientFrames, Frame, ServerFrames
+from serving.v1.frames_pb2 import ClientFrames, ServerFrames
 
 LAST_WRITE_S = 1.0
 """How long the end of a replica's connection waits for a message that the caller does not read."""
@@ -230,7 +230,6 @@ def _describe(error: grpc.RpcError) -> str:
 __all__ = [
     "CallerConnection",
     "ClientCall",
-    "Frame",
     "ReplicaConnection",
     "ServerCall",
     "channel_options",
