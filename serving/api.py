@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving import cluster, progress
@@ -18,6 +16,7 @@ from serving.cluster import OwnCluster
 from serving.config import HTTPOptions, LoggingConfig, validated
 from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
+from serving.interrupts import interruptible, raise_if_interrupted
 from serving.schema import ServeStatus, from_message
 from serving.specs import application_spec
 
@@ -229,7 +228,7 @@ def _deploy(client: Client, spec: pb.ApplicationSpec, tell: Callable[[int], None
 def until_interrupted(name: str) -> Iterator[None]:
     """Lets Ctrl-C or SIGTERM end what the context does, and the application with it: the whole
     cluster if it is ours."""
-    with _interruptible():
+    with interruptible():
         try:
             yield
         except KeyboardInterrupt:
@@ -293,6 +292,7 @@ def _refuse_while_imported(call: str) -> None:
 
 def wait_for_end() -> NoReturn:
     """Waits for the cluster to end by itself, and then raises ClusterError."""
+    raise_if_interrupted()
     if _own is not None:
         _own.wait_for_end()
     else:
@@ -309,7 +309,7 @@ def is_running() -> bool:
 @contextmanager
 def connected(http_options: HTTPOptions) -> Iterator[str]:
     """Makes sure that there is a cluster, yields its address, and ends it if it was started."""
-    with _interruptible():
+    with interruptible():
         started = _connect(http_options)
         try:
             address = _address()
@@ -318,26 +318,6 @@ def connected(http_options: HTTPOptions) -> Iterator[str]:
         finally:
             if started:
                 _stop_own()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM, and SIGINT even where a shell had it ignored, end a wait as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _options(model: type[Any], given: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Self
 import grpc
 
 from serving.exceptions import ApplicationConflictError, ClusterError, DeploymentFailedError
+from serving.interrupts import uninterrupted
 from serving.v1 import controller_pb2 as pb
 from serving.v1.controller_pb2_grpc import ControllerStub
 
@@ -40,7 +41,11 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._channel.close()
+        # gRPC waits for ever in a channel whose close was broken off, and swallows what is raised
+        # in the destructors that follow.
+        with uninterrupted():
+            self._channel.close()
+            del self._channel, self._stub
 
     def deploy(self, spec: pb.ApplicationSpec) -> int:
         """Sets the target of an application; returns its generation."""

@@ -31,6 +31,8 @@ _START_TIMEOUT_S = 90.0
 # Where nothing is open a cluster ends within this time.
 _QUICK_END_S = 0.8
 _KILL_TIMEOUT_S = 1.5
+# A wait of the main thread lasts no longer, so that it hears of signals.
+_HEAR_SIGNALS_S = 0.5
 
 
 def state_dir() -> Path:
@@ -114,10 +116,14 @@ class OwnCluster:
 
     def wait_for_end(self, timeout_s: float | None = None) -> int | None:
         """Returns the supervisor's exit code once the cluster ended, or None after the timeout."""
-        try:
-            return self._start.supervisor.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while deadline is None or time.monotonic() < deadline:
+            # Not without a limit: a signal that gRPC's threads took, or that came just before the
+            # wait, does not interrupt it, and Ctrl-C would go unheard.
+            left_s = _HEAR_SIGNALS_S if deadline is None else deadline - time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._start.supervisor.wait(min(_HEAR_SIGNALS_S, max(0.0, left_s)))
+        return None
 
     def stop(self) -> None:
         """Ends the cluster, letting requests finish; an interrupt meanwhile ends it at once."""
@@ -216,7 +222,9 @@ class _Start:
         """The next message. Raises ClusterError where it is an error, or none comes."""
         while b"\n" not in self._buffer:
             left_s = max(0.0, self._deadline - time.monotonic())
-            if not select.select([self._lines], [], [], left_s)[0]:
+            if not select.select([self._lines], [], [], min(_HEAR_SIGNALS_S, left_s))[0]:
+                if left_s > 0:
+                    continue
                 raise ClusterError(f"the cluster was not ready within {_START_TIMEOUT_S:.0f} s")
             chunk = os.read(self._lines, 65536)
             if not chunk:
