@@ -3,7 +3,12 @@
 ServingError
 ├── DeploymentFailedError      the user's code could not start; the message ends with its traceback
 ├── ClusterError               no cluster to talk to, or it could not start (port in use, …)
-└── ApplicationConflictError   two applications want the same route prefix (also a ValueError)
+├── ApplicationConflictError   two applications want the same route prefix (also a ValueError)
+├── BackPressureError          a call found the deployment's queue full: try again later
+├── DeploymentUnavailableError a call found no deployment, or one that has no replica to come
+├── ReplicaUnavailableError    the replica that worked on a call was lost: it may have been done
+├── RequestCancelledError      a call was cancelled while synchronous code waited for it
+└── RemoteError                a call failed with what cannot be sent back as it is
 CodeNotPortableError           an object that cannot travel to a replica (a TypeError)
 UnserializableResultError      a handler returned what has no HTTP form (a TypeError)
 
@@ -14,9 +19,14 @@ from __future__ import annotations
 
 __all__ = [
     "ApplicationConflictError",
+    "BackPressureError",
     "ClusterError",
     "CodeNotPortableError",
     "DeploymentFailedError",
+    "DeploymentUnavailableError",
+    "RemoteError",
+    "ReplicaUnavailableError",
+    "RequestCancelledError",
     "ServingError",
     "UnserializableResultError",
 ]
@@ -36,6 +46,34 @@ class ClusterError(ServingError):
 
 class ApplicationConflictError(ServingError, ValueError):
     """The route prefix belongs to another application already."""
+
+
+class BackPressureError(ServingError):
+    """`max_queued_requests` requests wait for the deployment already; this one was not sent."""
+
+
+class DeploymentUnavailableError(ServingError):
+    """The deployment is gone, or has no replica and none is to be expected."""
+
+
+class ReplicaUnavailableError(ServingError):
+    """The replica that worked on the call died or was cut off. It may have done the work."""
+
+
+class RequestCancelledError(ServingError):
+    """The call was cancelled. In `async` code `asyncio.CancelledError` is raised instead."""
+
+
+class RemoteError(ServingError):
+    """The call failed in its replica with an exception that cannot be sent: this is its text.
+
+    Also the cause of an exception that could be sent: then it holds the traceback in the replica.
+    """
+
+    def __init__(self, message: str, *, type_name: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        """`"module.Type"` of the exception; empty for a traceback."""
 
 
 class CodeNotPortableError(TypeError):

@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17serving/v1/frames.proto\x12\nserving.v1\"\xf7\x01\n\x05\x46rame\x12\x11\n\tstream_id\x18\x01 \x01(\x04\x12#\n\x04type\x18\x02 \x01(\x0e\x32\x15.serving.v1.FrameType\x12\x12\n\nend_stream\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\x0b\n\x03tag\x18\x05 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x07 \x01(\x04\x12\x18\n\x10window_increment\x18\x08 \x01(\r\x12#\n\x04\x63ode\x18\t \x01(\x0e\x32\x15.serving.v1.ResetCode\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x16\n\x0elast_stream_id\x18\x0b \x01(\x04\"1\n\x0c\x43lientFrames\x12!\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x11.serving.v1.Frame\"B\n\x0cServerFrames\x12!\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x11.serving.v1.Frame\x12\x0f\n\x07ongoing\x18\x02 \x01(\r*q\n\tFrameType\x12\x1a\n\x16\x46RAME_TYPE_UNSPECIFIED\x10\x00\x12\x08\n\x04OPEN\x10\x01\x12\x08\n\x04\x44\x41TA\x10\x02\x12\t\n\x05RESET\x10\x03\x12\x11\n\rWINDOW_UPDATE\x10\x04\x12\n\n\x06REJECT\x10\x05\x12\n\n\x06GOAWAY\x10\x06*\x80\x01\n\tResetCode\x12\x1a\n\x16RESET_CODE_UNSPECIFIED\x10\x00\x12\n\n\x06\x43\x41NCEL\x10\x01\x12\x0b\n\x07TIMEOUT\x10\x02\x12\x12\n\x0eINTERNAL_ERROR\x10\x03\x12\x12\n\x0ePROTOCOL_ERROR\x10\x04\x12\x16\n\x12\x46LOW_CONTROL_ERROR\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17serving/v1/frames.proto\x12\nserving.v1\"\xf7\x01\n\x05\x46rame\x12\x11\n\tstream_id\x18\x01 \x01(\x04\x12#\n\x04type\x18\x02 \x01(\x0e\x32\x15.serving.v1.FrameType\x12\x12\n\nend_stream\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\x0b\n\x03tag\x18\x05 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x07 \x01(\x04\x12\x18\n\x10window_increment\x18\x08 \x01(\r\x12#\n\x04\x63ode\x18\t \x01(\x0e\x32\x15.serving.v1.ResetCode\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x16\n\x0elast_stream_id\x18\x0b \x01(\x04\"1\n\x0c\x43lientFrames\x12!\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x11.serving.v1.Frame\"j\n\x0cServerFrames\x12!\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x11.serving.v1.Frame\x12\x0f\n\x07ongoing\x18\x02 \x01(\r\x12&\n\x08holdings\x18\x03 \x01(\x0b\x32\x14.serving.v1.Holdings\"\x18\n\x08Holdings\x12\x0c\n\x04keys\x18\x01 \x03(\t*q\n\tFrameType\x12\x1a\n\x16\x46RAME_TYPE_UNSPECIFIED\x10\x00\x12\x08\n\x04OPEN\x10\x01\x12\x08\n\x04\x44\x41TA\x10\x02\x12\t\n\x05RESET\x10\x03\x12\x11\n\rWINDOW_UPDATE\x10\x04\x12\n\n\x06REJECT\x10\x05\x12\n\n\x06GOAWAY\x10\x06*\x80\x01\n\tResetCode\x12\x1a\n\x16RESET_CODE_UNSPECIFIED\x10\x00\x12\n\n\x06\x43\x41NCEL\x10\x01\x12\x0b\n\x07TIMEOUT\x10\x02\x12\x12\n\x0eINTERNAL_ERROR\x10\x03\x12\x12\n\x0ePROTOCOL_ERROR\x10\x04\x12\x16\n\x12\x46LOW_CONTROL_ERROR\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.v1.frames_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMETYPE']._serialized_start=408
-  _globals['_FRAMETYPE']._serialized_end=521
-  _globals['_RESETCODE']._serialized_start=524
-  _globals['_RESETCODE']._serialized_end=652
+  _globals['_FRAMETYPE']._serialized_start=474
+  _globals['_FRAMETYPE']._serialized_end=587
+  _globals['_RESETCODE']._serialized_start=590
+  _globals['_RESETCODE']._serialized_end=718
   _globals['_FRAME']._serialized_start=40
   _globals['_FRAME']._serialized_end=287
   _globals['_CLIENTFRAMES']._serialized_start=289
   _globals['_CLIENTFRAMES']._serialized_end=338
   _globals['_SERVERFRAMES']._serialized_start=340
-  _globals['_SERVERFRAMES']._serialized_end=406
+  _globals['_SERVERFRAMES']._serialized_end=446
+  _globals['_HOLDINGS']._serialized_start=448
+  _globals['_HOLDINGS']._serialized_end=472
 # @@protoc_insertion_point(module_scope)

@@ -72,9 +72,17 @@ class ClientFrames(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
 
 class ServerFrames(_message.Message):
-    __slots__ = ("frames", "ongoing")
+    __slots__ = ("frames", "ongoing", "holdings")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     frames: _containers.RepeatedCompositeFieldContainer[Frame]
     ongoing: int
-    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., ongoing: _Optional[int] = ...) -> None: ...
+    holdings: Holdings
+    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ..., ongoing: _Optional[int] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ...) -> None: ...
+
+class Holdings(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ...) -> None: ...

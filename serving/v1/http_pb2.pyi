@@ -29,7 +29,7 @@ BINARY: MessageTag
 CLOSE: MessageTag
 
 class HttpRequest(_message.Message):
-    __slots__ = ("method", "scheme", "http_version", "raw_path", "query_string", "root_path", "headers", "client_host", "client_port", "server_host", "server_port", "request_id", "body", "websocket", "subprotocols")
+    __slots__ = ("method", "scheme", "http_version", "raw_path", "query_string", "root_path", "headers", "client_host", "client_port", "server_host", "server_port", "request_id", "body", "websocket", "subprotocols", "route", "multiplexed_model_id")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     HTTP_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,8 @@ class HttpRequest(_message.Message):
     BODY_FIELD_NUMBER: _ClassVar[int]
     WEBSOCKET_FIELD_NUMBER: _ClassVar[int]
     SUBPROTOCOLS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLEXED_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     method: str
     scheme: str
     http_version: str
@@ -60,7 +62,9 @@ class HttpRequest(_message.Message):
     body: bytes
     websocket: bool
     subprotocols: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, method: _Optional[str] = ..., scheme: _Optional[str] = ..., http_version: _Optional[str] = ..., raw_path: _Optional[bytes] = ..., query_string: _Optional[bytes] = ..., root_path: _Optional[str] = ..., headers: _Optional[_Iterable[bytes]] = ..., client_host: _Optional[str] = ..., client_port: _Optional[int] = ..., server_host: _Optional[str] = ..., server_port: _Optional[int] = ..., request_id: _Optional[str] = ..., body: _Optional[bytes] = ..., websocket: bool = ..., subprotocols: _Optional[_Iterable[str]] = ...) -> None: ...
+    route: str
+    multiplexed_model_id: str
+    def __init__(self, method: _Optional[str] = ..., scheme: _Optional[str] = ..., http_version: _Optional[str] = ..., raw_path: _Optional[bytes] = ..., query_string: _Optional[bytes] = ..., root_path: _Optional[str] = ..., headers: _Optional[_Iterable[bytes]] = ..., client_host: _Optional[str] = ..., client_port: _Optional[int] = ..., server_host: _Optional[str] = ..., server_port: _Optional[int] = ..., request_id: _Optional[str] = ..., body: _Optional[bytes] = ..., websocket: bool = ..., subprotocols: _Optional[_Iterable[str]] = ..., route: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ...) -> None: ...
 
 class HttpResponse(_message.Message):
     __slots__ = ("status", "headers", "body")

@@ -28,22 +28,28 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("ongoing", "loop_lag_s")
+    __slots__ = ("ongoing", "loop_lag_s", "unhealthy")
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     LOOP_LAG_S_FIELD_NUMBER: _ClassVar[int]
+    UNHEALTHY_FIELD_NUMBER: _ClassVar[int]
     ongoing: int
     loop_lag_s: float
-    def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ...) -> None: ...
+    unhealthy: str
+    def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ..., unhealthy: _Optional[str] = ...) -> None: ...
 
 class ReconfigureRequest(_message.Message):
-    __slots__ = ("max_ongoing_requests",)
+    __slots__ = ("max_ongoing_requests", "user_config_json")
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    USER_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     max_ongoing_requests: int
-    def __init__(self, max_ongoing_requests: _Optional[int] = ...) -> None: ...
+    user_config_json: str
+    def __init__(self, max_ongoing_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ...) -> None: ...
 
 class ReconfigureResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    def __init__(self, error: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("grace_s",)
