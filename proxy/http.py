@@ -133,6 +133,7 @@ class HttpExchange:
             end=complete,
             repeatable=complete and self._scope["method"] in REPEATABLE,
             deadline=self._deadline,
+            key=self._head.model_id,
         )
         if not complete and not self._head.expects_continue:
             self._start_upload(call)

@@ -10,6 +10,7 @@ from typing import Any
 from serving.routing.routes import Route
 from serving.v1.http_pb2 import HttpRequest
 
+MODEL_ID_HEADER = b"serve_multiplexed_model_id"
 # What stays one word in a line of a log.
 _FIT_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -17,11 +18,13 @@ _FIT_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 class RequestHead:
     """What the proxy itself reads of a request's headers, and the headers flattened."""
 
-    __slots__ = ("expects_continue", "flat", "request_id")
+    __slots__ = ("expects_continue", "flat", "model_id", "request_id")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         self.flat: list[bytes] = []
         self.expects_continue = False
+        self.model_id = ""
+        """The multiplexed model that it asks for; empty for none."""
         request_id = b""
         append = self.flat.append
         for name, value in scope["headers"]:
@@ -31,6 +34,8 @@ class RequestHead:
                 request_id = value
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
+            elif name == MODEL_ID_HEADER:
+                self.model_id = value.decode("utf-8", "replace")
         if _FIT_REQUEST_ID.fullmatch(request_id):
             self.request_id = request_id.decode()
             """The client's where it is fit for one, or one made here."""
@@ -69,4 +74,6 @@ def flatten_scope(
         body=body,
         websocket=scope["type"] == "websocket",
         subprotocols=scope.get("subprotocols", ()),
+        route=route.prefix,
+        multiplexed_model_id=head.model_id,
     )

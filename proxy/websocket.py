@@ -107,7 +107,9 @@ class WebSocketExchange:
             await self._fail(UNAVAILABLE)
             return None
         request = flatten_scope(self._scope, self._head, route, b"")
-        return await router.start(REQUEST, request.SerializeToString(), end=False)
+        return await router.start(
+            REQUEST, request.SerializeToString(), end=False, key=self._head.model_id
+        )
 
     async def _relay(self, stream: Stream) -> None:
         """Passes the handler's messages on until its end. The client's own end only travels

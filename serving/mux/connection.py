@@ -8,7 +8,7 @@ turn whatever they have queued by then. Nothing waits for company: there are no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -17,7 +17,7 @@ import grpc.aio
 from serving.mux.errors import ProtocolError
 from serving.mux.session import DEFAULT_WINDOW, Session, StreamCore
 from serving.mux.stream import Stream
-from serving.v1.frames_pb2 import ClientFrames, ServerFrames
+from serving.v1.frames_pb2 import ClientFrames, Frame, Holdings, ServerFrames
 
 LAST_WRITE_S = 1.0
 """How long the end of a replica's connection waits for a message that the caller does not read."""
@@ -75,11 +75,15 @@ class CallerConnection:
         *,
         window: int = DEFAULT_WINDOW,
         on_load: Callable[[int], None] = lambda ongoing: None,
+        on_holdings: Callable[[frozenset[str]], None] = lambda keys: None,
     ) -> None:
-        """``on_load`` hears the replica's number of ongoing requests with each of its messages."""
+        """``on_load`` hears the replica's number of ongoing requests with each of its messages;
+        ``on_holdings`` hears what the replica holds whenever it says so, first of all before the
+        connection is ``ready``."""
         self._call = call
         self._wake = asyncio.Event()
         self._on_load = on_load
+        self._on_holdings = on_holdings
         self.session = Session(window=window, make_stream=Stream, wake=self._wake.set)
         self.ready = asyncio.Event()
 
@@ -112,6 +116,8 @@ class CallerConnection:
         while (message := await read()) is not grpc.aio.EOF:
             session.receive(message.frames)
             on_load(message.ongoing)
+            if message.HasField("holdings"):
+                self._on_holdings(frozenset(message.holdings.keys))
             if not self.ready.is_set():
                 self.ready.set()
 
@@ -138,12 +144,16 @@ class ReplicaConnection:
         *,
         window: int = DEFAULT_WINDOW,
         ongoing: Callable[[], int] = lambda: 0,
+        holdings: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         """``on_open`` is called with each new stream and must start, ``accept`` or ``reject`` it
-        without waiting. ``ongoing`` gives the number that travels with every message."""
+        without waiting. ``ongoing`` gives the number that travels with every message, and
+        ``holdings`` the keys that travel with the first one and after ``push_holdings``."""
         self._call = call
         self._wake = asyncio.Event()
         self._ongoing = ongoing
+        self._holdings = holdings
+        self._holdings_are_news = bool(holdings())
         # Sent though there is nothing else to say; the first tells the caller that the call stands.
         self._news: int | None = ongoing()
 
@@ -159,6 +169,11 @@ class ReplicaConnection:
         """Tells the caller the number of ongoing requests as it is now, whatever it is when the
         message leaves: who waits for a free slot must hear of it even if another was faster."""
         self._news = self._ongoing()
+        self._wake.set()
+
+    def push_holdings(self) -> None:
+        """Tells the caller the holdings, as they are when the next message leaves."""
+        self._holdings_are_news = True
         self._wake.set()
 
     def goaway(self, reason: str = "") -> None:
@@ -200,12 +215,22 @@ class ReplicaConnection:
             await wake.wait()
             wake.clear()
             while frames := session.take():
-                await write(ServerFrames(frames=frames, ongoing=self._ongoing()))
+                await write(self._message(frames, self._ongoing()))
             # The news go by themselves, after all frames: the caller must not hear of a free slot
             # in the message that holds its REJECT, for it takes the REJECT for the later news.
             if self._news is not None:
                 news, self._news = self._news, None
-                await write(ServerFrames(ongoing=news))
+                await write(self._message((), news))
+            elif self._holdings_are_news:
+                await write(self._message((), self._ongoing()))
+
+    def _message(self, frames: Sequence[Frame], ongoing: int) -> ServerFrames:
+        if not self._holdings_are_news:
+            return ServerFrames(frames=frames, ongoing=ongoing)
+        self._holdings_are_news = False
+        return ServerFrames(
+            frames=frames, ongoing=ongoing, holdings=Holdings(keys=self._holdings())
+        )
 
 
 async def _until_first(*works: Awaitable[None]) -> None:

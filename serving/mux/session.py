@@ -187,8 +187,11 @@ class Session:
         self.write(stream, tag, data, end=end)
         return stream
 
-    def write(self, stream: StreamCore, tag: int, data: bytes, *, end: bool = False) -> None:
-        """Queues a message. After the stream's early end it is dropped: ``error`` says why."""
+    def write(
+        self, stream: StreamCore, tag: int, data: bytes | memoryview, *, end: bool = False
+    ) -> None:
+        r"""Queues a message. After the stream's early end it is dropped: ``error`` says why. What
+        a view (of bytes) shows must not change before it is sent, or :meth:`detach`\ ed."""
         if stream.send_ended:
             raise RuntimeError(f"{stream!r}: write after its end")
         stream.send_ended = end
@@ -200,6 +203,13 @@ class Session:
             stream.queued = True
             self._ready.append(stream)
             self._wake()
+
+    def detach(self, stream: StreamCore) -> None:
+        """Copies what is unsent of views, so that what they show may change."""
+        pending = stream.pending
+        for index, (tag, data, end) in enumerate(pending):
+            if isinstance(data, memoryview):
+                pending[index] = (tag, bytes(data), end)
 
     def read(self, stream: StreamCore) -> Part | None:
         """The next part that arrived, or None. Reading is what grants the peer more."""

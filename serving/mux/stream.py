@@ -54,11 +54,11 @@ class Stream(StreamCore):
         while self.error is None and self.session.streams.get(self.id) is self:
             await _wait(self._readers)
 
-    def write(self, tag: int, data: bytes, *, end: bool = False) -> None:
+    def write(self, tag: int, data: bytes | memoryview, *, end: bool = False) -> None:
         """Queues a message at once. Follow with :meth:`drain` where ``must_wait``."""
         self.session.write(self, tag, data, end=end)
 
-    async def send(self, tag: int, data: bytes, *, end: bool = False) -> None:
+    async def send(self, tag: int, data: bytes | memoryview, *, end: bool = False) -> None:
         """Queues a message and waits while too much is unsent (backpressure)."""
         self.session.write(self, tag, data, end=end)
         if self.must_wait:

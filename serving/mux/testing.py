@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -171,6 +171,8 @@ async def connected(
     window: int = DEFAULT_WINDOW,
     on_load: Callable[[int], None] = lambda ongoing: None,
     ongoing: Callable[[], int] = lambda: 0,
+    on_holdings: Callable[[frozenset[str]], None] = lambda keys: None,
+    holdings: Callable[[], Sequence[str]] = lambda: (),
 ) -> AsyncIterator[Connected]:
     """A caller's and a replica's connection, joined and running. ``on_open`` is called with each
     stream that the replica gets; where it is None, all are accepted."""
@@ -179,8 +181,10 @@ async def connected(
         stream.session.accept(stream)
 
     caller_call, replica_call = memory_calls()
-    caller = CallerConnection(caller_call, window=window, on_load=on_load)
-    replica = ReplicaConnection(replica_call, on_open or accept, window=window, ongoing=ongoing)
+    caller = CallerConnection(caller_call, window=window, on_load=on_load, on_holdings=on_holdings)
+    replica = ReplicaConnection(
+        replica_call, on_open or accept, window=window, ongoing=ongoing, holdings=holdings
+    )
     tasks = [asyncio.ensure_future(end.run()) for end in (caller, replica)]
     try:
         await caller.ready.wait()

@@ -30,6 +30,7 @@ class Link:
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_load: Callable[[int], None],
+        on_holdings: Callable[[frozenset[str]], None] = lambda keys: None,
     ) -> None:
         self.address = address
         self.connection: CallerConnection | None = None
@@ -38,6 +39,7 @@ class Link:
         self._on_up = on_up
         self._on_down = on_down
         self._on_load = on_load
+        self._on_holdings = on_holdings
 
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection else 'down'}>"
@@ -55,7 +57,11 @@ class Link:
     async def _connect_once(self) -> bool:
         """Carries one connection to its end; tells whether it ever stood."""
         async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
-            connection = CallerConnection(ReplicaStub(channel).Connect(), on_load=self._on_load)
+            connection = CallerConnection(
+                ReplicaStub(channel).Connect(),
+                on_load=self._on_load,
+                on_holdings=self._on_holdings,
+            )
             running = asyncio.ensure_future(connection.run())
             standing = asyncio.ensure_future(connection.ready.wait())
             stood = False

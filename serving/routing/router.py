@@ -21,6 +21,9 @@ from serving.v1.controller_pb2 import Deployment
 
 logger = logging.getLogger("serving.routing")
 
+PATIENCE_S = 0.1
+"""How long a request with a key waits for the replicas that hold it, where others have room."""
+
 
 class RoutingError(Exception):
     """A request could not be brought to a replica."""
@@ -101,19 +104,27 @@ class Router:
             await link.tried.wait()
 
     async def start(
-        self, tag: int, data: bytes, *, end: bool, repeatable: bool = False, deadline: float = 0
+        self,
+        tag: int,
+        data: bytes,
+        *,
+        end: bool,
+        repeatable: bool = False,
+        deadline: float = 0,
+        key: str = "",
     ) -> Call:
         """Brings a request to a replica and waits until its answer begins, or, where the request
         is not at its ``end``, until the replica accepts it.
 
         ``deadline`` (the loop's clock; 0 for none) travels with the request as its remaining
-        time. Raises Overloaded, Unavailable, ReplicaLost, or StreamReset as the replica sent it.
+        time. Replicas that hold ``key`` are preferred. Raises Overloaded, Unavailable,
+        ReplicaLost, or StreamReset as the replica sent it.
         """
         again = lost = False
         arrival = self.balancer.arrive()
         while True:
-            replica = (None if again else self.balancer.acquire()) or await self._wait(
-                arrival, again
+            replica = (None if again else self.balancer.acquire(key)) or await self._wait(
+                arrival, again, key
             )
             again = True
             stream: Stream | None = None
@@ -164,14 +175,18 @@ class Router:
             timeout_us = max(1, int(remaining_s * 1e6))
         return connection.open(tag, data, end=end, timeout_us=timeout_us)
 
-    async def _wait(self, arrival: int, again: bool) -> Replica:
+    async def _wait(self, arrival: int, again: bool, key: str) -> Replica:
         if self._closed:
             raise self._unavailable()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter: Waiter | None = None
+        patience: asyncio.TimerHandle | None = None
         self._waiting.add(turn)
         try:
-            waiter = self.balancer.enqueue(arrival, partial(_wake, turn), again=again)
+            waiter = self.balancer.enqueue(arrival, partial(_wake, turn), again=again, key=key)
+            if key and waiter.replica is None:
+                loop = asyncio.get_running_loop()
+                patience = loop.call_later(PATIENCE_S, self.balancer.relax, waiter)
             await turn
             assert waiter.replica is not None
             replica, waiter.replica = waiter.replica, None
@@ -183,6 +198,8 @@ class Router:
             ) from None
         finally:
             self._waiting.discard(turn)
+            if patience is not None:
+                patience.cancel()
             if waiter is not None:
                 granted = waiter.replica
                 self.balancer.abandon(waiter)
@@ -196,6 +213,7 @@ class Router:
             on_up=lambda: self.balancer.connected(replica),
             on_down=lambda: self.balancer.unusable(replica),
             on_load=lambda ongoing: self.balancer.heard(replica, ongoing),
+            on_holdings=lambda keys: self.balancer.holds(replica, keys),
         )
         self._links[replica] = link, self._tasks.start(link.run(), name=f"link {replica_id}")
 

@@ -36,6 +36,7 @@ class MemoryReplica:
         self.name = name
         self.script = list(script)
         self.ongoing = ongoing
+        self.keys: tuple[str, ...] = ()
         self.requests: list[bytes] = []
         self.streams: list[Stream] = []
         self.connection: Connected | None = None
@@ -57,6 +58,12 @@ class MemoryReplica:
         assert self.connection is not None
         self.ongoing = ongoing
         self.connection.replica.push_load()
+
+    def say_keys(self, *keys: str) -> None:
+        """Tells its caller what it holds."""
+        self.keys = keys
+        if self.connection is not None:
+            self.connection.replica.push_holdings()
 
     def goaway(self) -> None:
         assert self.connection is not None
@@ -85,12 +92,14 @@ class MemoryLink:
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_load: Callable[[int], None],
+        on_holdings: Callable[[frozenset[str]], None] = lambda keys: None,
     ) -> None:
         self.connection: CallerConnection | None = None
         self._replica = replica
         self._on_up = on_up
         self._on_down = on_down
         self._on_load = on_load
+        self._on_holdings = on_holdings
 
     async def run(self) -> None:
         replica = self._replica
@@ -106,7 +115,11 @@ class MemoryLink:
     async def _connect_once(self) -> None:
         replica = self._replica
         async with connected(
-            replica.on_open, on_load=self._on_load, ongoing=lambda: replica.ongoing
+            replica.on_open,
+            on_load=self._on_load,
+            ongoing=lambda: replica.ongoing,
+            on_holdings=self._on_holdings,
+            holdings=lambda: replica.keys,
         ) as connection:
             replica.connection = connection
             self.connection = connection.caller
