@@ -23,6 +23,7 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
         deployments=deployments,
         last_deployed_time_s=state.record.deployed_at,
         generation=state.record.generation,
+        ingress=state.record.spec.ingress,
     )
 
 

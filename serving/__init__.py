@@ -19,16 +19,31 @@ from serving.deployment import Application, Deployment, deployment
 from serving.ingress import ingress
 
 if TYPE_CHECKING:
-    from serving.api import delete, run, shutdown, start, status
+    from serving.api import (
+        delete,
+        get_app_handle,
+        get_deployment_handle,
+        run,
+        shutdown,
+        start,
+        status,
+    )
+    from serving.batching import batch
     from serving.config import HTTPOptions, LoggingConfig
+    from serving.context import get_multiplexed_model_id, get_replica_context
 
 __all__ = [
     "Application",
     "Deployment",
     "HTTPOptions",
     "LoggingConfig",
+    "batch",
     "delete",
     "deployment",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_multiplexed_model_id",
+    "get_replica_context",
     "ingress",
     "run",
     "shutdown",
@@ -40,7 +55,12 @@ __all__ = [
 _LAZY = {
     "HTTPOptions": "serving.config",
     "LoggingConfig": "serving.config",
+    "batch": "serving.batching",
     "delete": "serving.api",
+    "get_app_handle": "serving.api",
+    "get_deployment_handle": "serving.api",
+    "get_multiplexed_model_id": "serving.context",
+    "get_replica_context": "serving.context",
     "run": "serving.api",
     "shutdown": "serving.api",
     "start": "serving.api",

@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving import cluster, progress
+from serving.calls import process
 from serving.cluster import OwnCluster
 from serving.config import HTTPOptions, LoggingConfig, validated
+from serving.context import current_replica
 from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
 from serving.interrupts import interruptible, raise_if_interrupted
@@ -37,13 +39,16 @@ _deployed: dict[str, int] = {}
 _importing = ""
 
 
+process.find_cluster_with(lambda: _address())
+
+
 def run(
     target: Application,
     *,
     blocking: bool = False,
     name: str = "default",
     route_prefix: str | None = "/",
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """Serves an application and returns once it answers.
 
     It runs on the cluster that SERVING_ADDRESS or the state folder names, or else on one that
@@ -105,6 +110,30 @@ def status() -> ServeStatus:
         return from_message(client.status())
 
 
+def get_app_handle(name: str = "default") -> DeploymentHandle[Any]:
+    """A handle of the deployment that takes an application's requests.
+
+    Raises ValueError where there is no application of that name.
+    """
+    with _client() as client:
+        applications = client.status().applications
+    for application in applications:
+        if application.name == name:
+            return DeploymentHandle(application.ingress, name)
+    known = ", ".join(app.name for app in applications) or "none"
+    raise ValueError(f"no application {name!r}; there are: {known}")
+
+
+def get_deployment_handle(
+    deployment_name: str, app_name: str | None = None
+) -> DeploymentHandle[Any]:
+    """A handle of a deployment by its name; within a replica, of its own application by default."""
+    if app_name is None:
+        replica = current_replica()
+        app_name = replica.app_name if replica is not None else "default"
+    return DeploymentHandle(deployment_name, app_name)
+
+
 def delete(name: str) -> None:
     """Stops an application, letting its requests finish, and returns when it is gone.
 
@@ -118,6 +147,7 @@ def delete(name: str) -> None:
 
 def shutdown() -> None:
     """Ends the cluster, letting requests finish. Does nothing where none runs."""
+    process.close()
     if _own is not None:
         _stop_own()
     elif (address := _address()) is not None:
@@ -151,6 +181,7 @@ def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = No
 
 def _stop_own() -> None:
     global _own
+    process.close()
     own, _own = _own, None
     _deployed.clear()
     atexit.unregister(_stop_even_if_interrupted)

@@ -1,13 +1,444 @@
-"""Handles: what code holds of a deployment."""
+"""Handles: what code holds of a deployment, and what it gets when it calls it.
+
+A call begins at `.remote(...)`, whether or not its response is waited for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import concurrent.futures
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Generic, NoReturn, TypeVar
+
+from serving.calls import payload, process
+from serving.calls.caller import Caller, Origin, Target
+from serving.context import RequestScope, current_request
+from serving.exceptions import RequestCancelledError
+
+T_co = TypeVar("T_co", covariant=True)
+_UNSET: Any = object()
+_END: Any = object()
 
 
-@dataclass(frozen=True)
-class DeploymentHandle:
-    """Names a deployment that runs."""
+class DeploymentHandle(Generic[T_co]):
+    """Names a deployment that runs, and calls it. Cheap, picklable, for any thread and loop."""
 
-    deployment_name: str
-    app_name: str = "default"
+    __slots__ = ("_model_id", "_target")
+
+    def __init__(self, deployment_name: str, app_name: str = "default") -> None:
+        self._target = Target(deployment_name, app_name, "__call__", False, None)
+        self._model_id: str | None = None
+
+    @property
+    def deployment_name(self) -> str:
+        return self._target.deployment
+
+    @property
+    def app_name(self) -> str:
+        return self._target.application
+
+    def options(
+        self,
+        *,
+        method_name: str = _UNSET,
+        stream: bool = _UNSET,
+        multiplexed_model_id: str = _UNSET,
+        timeout_s: float | None = _UNSET,
+    ) -> DeploymentHandle[Any]:
+        """The same handle with other options for its calls.
+
+        Arguments:
+            method_name: what is called; `__call__` unless given.
+            stream: the method yields items, which come one by one.
+            multiplexed_model_id: the model that the call is for.
+            timeout_s: seconds after which a call is cancelled and raises TimeoutError.
+        """
+        old = self._target
+        if timeout_s is not _UNSET and timeout_s is not None and timeout_s <= 0:
+            raise ValueError(f"timeout_s must be above 0, not {timeout_s!r}")
+        return self._with(
+            Target(
+                old.deployment,
+                old.application,
+                old.method if method_name is _UNSET else method_name,
+                old.stream if stream is _UNSET else stream,
+                old.timeout_s if timeout_s is _UNSET else timeout_s,
+            ),
+            self._model_id if multiplexed_model_id is _UNSET else multiplexed_model_id,
+        )
+
+    def __getattr__(self, name: str) -> DeploymentHandle[Any]:
+        if name.startswith("_"):
+            raise AttributeError(f"{name!r}: to call a private method, use options(method_name=…)")
+        return self.options(method_name=name)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the deployment, at once; the result is a DeploymentResponse, or with the option
+        `stream` a DeploymentResponseGenerator.
+
+        Responses of other calls among the arguments are waited for first, without blocking.
+        Raises ClusterError where there is no cluster, CodeNotPortableError for an argument that
+        cannot be sent.
+        """
+        caller, scope = process.current(), current_request()
+        origin = _origin(scope, self._target.application, self._model_id)
+        try:
+            arguments: Awaitable[list[Any]] | list[Any] = payload.dumps((args, kwargs))
+        except payload.Unresolved:
+            arguments = _resolved(args, kwargs)
+        if self._target.stream:
+            return DeploymentResponseGenerator(caller, self._target, origin, arguments, scope)
+        return DeploymentResponse(caller, self._target, origin, arguments, scope)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handle, (self._target, self._model_id)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeploymentHandle):
+            return NotImplemented
+        return (self._target, self._model_id) == (other._target, other._model_id)
+
+    def __hash__(self) -> int:
+        return hash((self._target, self._model_id))
+
+    def __repr__(self) -> str:
+        target = self._target
+        method = "" if target.method == "__call__" else f", method_name={target.method!r}"
+        return f"DeploymentHandle({target.deployment!r}, app_name={target.application!r}{method})"
+
+    def _with(self, target: Target, model_id: str | None) -> DeploymentHandle[Any]:
+        return _handle(target, model_id)
+
+
+def _handle(target: Target, model_id: str | None) -> DeploymentHandle[Any]:
+    handle: DeploymentHandle[Any] = DeploymentHandle.__new__(DeploymentHandle)
+    handle._target = target
+    handle._model_id = model_id
+    return handle
+
+
+def _origin(scope: RequestScope | None, application: str, model_id: str | None) -> Origin:
+    if scope is None:
+        return Origin(uuid.uuid4().hex, "", application, model_id or "")
+    model = scope.model_id if model_id is None else model_id
+    return Origin(scope.request_id, scope.route, scope.application, model)
+
+
+class _Response:
+    """What a call and a call that streams have in common."""
+
+    def __init__(self, caller: Caller, origin: Origin, scope: RequestScope | None) -> None:
+        self._caller = caller
+        self._scope = scope
+        self._origin = origin
+        self._cancelled = False
+
+    @property
+    def request_id(self) -> str:
+        """Of the request that made the call; the logs know it by this."""
+        return self._origin.request_id
+
+    def __reduce__(self) -> NoReturn:
+        raise payload.Unresolved(f"a {type(self).__name__} cannot be pickled")
+
+    @property
+    def _on_loop(self) -> bool:
+        return _running_loop() is self._caller.loop
+
+    def _refuse_on_loop(self, instead: str) -> None:
+        if _running_loop() is not None:
+            raise RuntimeError(f"this would block the event loop that runs here: {instead}")
+
+
+class DeploymentResponse(_Response, Generic[T_co]):
+    """The answer of a call that is under way. `await` it, or take `.result()` in plain code."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        target: Target,
+        origin: Origin,
+        arguments: Awaitable[list[Any]] | list[Any],
+        scope: RequestScope | None,
+    ) -> None:
+        super().__init__(caller, origin, scope)
+        self._outcome: concurrent.futures.Future[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        work = self._work(target, arguments)
+        if self._on_loop:
+            self._begin(work)
+        else:
+            self._outcome = concurrent.futures.Future()
+            caller.loop.call_soon_threadsafe(self._begin, work)
+
+    def cancel(self) -> None:
+        """Cancels the call, and with it the code that works on it. Harmless when it is done."""
+        if self._on_loop:
+            self._cancel_here()
+        else:
+            self._caller.loop.call_soon_threadsafe(self._cancel_here)
+
+    def result(self, timeout_s: float | None = None) -> Any:
+        """What the method returned, for code that is not `async`.
+
+        Raises what the method raised; TimeoutError after `timeout_s`, while the call goes on;
+        RequestCancelledError where it was cancelled; RuntimeError on a running event loop.
+        """
+        self._refuse_on_loop("await the response instead of taking its result()")
+        outcome = self._outcome
+        if outcome is None:
+            outcome = asyncio.run_coroutine_threadsafe(self._wait(), self._caller.loop)
+        try:
+            return outcome.result(timeout_s)
+        except concurrent.futures.CancelledError:
+            raise RequestCancelledError("the call was cancelled") from None
+        except concurrent.futures.TimeoutError:
+            if outcome.done():
+                raise
+            raise TimeoutError(f"no result within {timeout_s} s; the call goes on") from None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._task is not None and self._on_loop:
+            return (yield from self._task.__await__())
+        return (yield from self._wait_elsewhere().__await__())
+
+    # On the caller's loop.
+
+    def _begin(self, work: Any) -> None:
+        self._task = self._caller.run(work)
+        if self._cancelled:
+            self._task.cancel()
+        scope, cancel = self._scope, self._task.cancel
+        if scope is not None:
+            scope.opened(cancel)
+        self._task.add_done_callback(lambda task: self._done(task, cancel))
+
+    def _done(self, task: asyncio.Task[Any], cancel: Callable[[], object]) -> None:
+        if self._scope is not None:
+            self._scope.closed(cancel)
+        outcome = self._outcome
+        if task.cancelled():
+            if outcome is not None:
+                outcome.cancel()
+        elif (error := task.exception()) is not None:
+            if outcome is not None and not outcome.cancelled():
+                outcome.set_exception(error)
+        elif outcome is not None and not outcome.cancelled():
+            outcome.set_result(task.result())
+
+    def _cancel_here(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _work(self, target: Target, arguments: Awaitable[list[Any]] | list[Any]) -> Any:
+        if not isinstance(arguments, list):
+            arguments = await arguments
+        return await self._caller.call(target, self._origin, arguments)
+
+    async def _wait(self) -> Any:
+        assert self._task is not None
+        return await asyncio.shield(self._task)
+
+    async def _wait_elsewhere(self) -> Any:
+        outcome = self._outcome
+        if outcome is None or self._on_loop:
+            outcome = asyncio.run_coroutine_threadsafe(self._wait(), self._caller.loop)
+        try:
+            return await asyncio.wrap_future(outcome)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
+class DeploymentResponseGenerator(_Response, Generic[T_co]):
+    """The items of a call that streams. Iterate with `async for`, or with `for` in plain code.
+
+    Leaving the loop early, or letting go of this object, cancels the call.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        target: Target,
+        origin: Origin,
+        arguments: Awaitable[list[Any]] | list[Any],
+        scope: RequestScope | None,
+    ) -> None:
+        super().__init__(caller, origin, scope)
+        self._items = _Items(caller, target, origin, arguments, scope)
+        if self._on_loop:
+            self._items.begin()
+        else:
+            caller.loop.call_soon_threadsafe(self._items.begin)
+
+    def cancel(self) -> None:
+        """Cancels the call and the generator that works on it. Harmless when it is done."""
+        if self._on_loop:
+            self._items.close()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the call with it
+                self._caller.loop.call_soon_threadsafe(self._items.close)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return _Loop(self)
+
+    async def __anext__(self) -> Any:
+        if self._on_loop:
+            item = await self._items.next()
+        else:
+            item = await asyncio.wrap_future(self._next_elsewhere())
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    def __iter__(self) -> Iterator[Any]:
+        return _Loop(self)
+
+    def __next__(self) -> Any:
+        self._refuse_on_loop("iterate with `async for`")
+        try:
+            item = self._next_elsewhere().result()
+        except concurrent.futures.CancelledError:
+            raise RequestCancelledError("the call was cancelled") from None
+        if item is _END:
+            raise StopIteration
+        return item
+
+    def __del__(self) -> None:
+        if not self._items.closed:
+            self.cancel()
+
+    def _next_elsewhere(self) -> concurrent.futures.Future[Any]:
+        return asyncio.run_coroutine_threadsafe(self._items.next(), self._caller.loop)
+
+
+class _Loop:
+    """What a loop holds: gone with it, and then the call is cancelled, whoever else holds it."""
+
+    def __init__(self, response: DeploymentResponseGenerator[Any]) -> None:
+        self._response = response
+
+    def __aiter__(self) -> _Loop:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        return self._response.__anext__()
+
+    def __iter__(self) -> _Loop:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._response)
+
+    def __del__(self) -> None:
+        if not self._response._items.closed:
+            self._response.cancel()
+
+
+class _Items:
+    """A call that streams, on the caller's loop."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        target: Target,
+        origin: Origin,
+        arguments: Awaitable[list[Any]] | list[Any],
+        scope: RequestScope | None,
+    ) -> None:
+        self.closed = False
+        self._caller = caller
+        self._target = target
+        self._origin = origin
+        self._arguments = arguments
+        self._scope = scope
+        self._opening: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def begin(self) -> None:
+        if self.closed:
+            return
+        self._opening = self._caller.run(self._open())
+        if self._scope is not None:
+            self._scope.opened(self.close)
+
+    def close(self) -> None:
+        """Ends the call; harmless the second time."""
+        if self.closed:
+            return
+        self.closed = self._cancelled = True
+        if self._scope is not None:
+            self._scope.closed(self.close)
+        opening = self._opening
+        if opening is None or opening.cancel() or opening.cancelled():
+            return
+        if opening.exception() is None:
+            opening.result().close()
+
+    async def next(self) -> Any:
+        """The next item, or `_END`."""
+        if self.closed:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            return _END
+        assert self._opening is not None
+        try:
+            call = await asyncio.shield(self._opening)
+            item = await self._caller.item(self._target, call)
+        except BaseException:
+            self.close()
+            raise
+        if item is None:
+            self.close()
+            self._cancelled = False
+            return _END
+        return item[0]
+
+    async def _open(self) -> Any:
+        arguments = self._arguments
+        if not isinstance(arguments, list):
+            arguments = await arguments
+        return await self._caller.open(self._target, self._origin, arguments)
+
+
+async def _resolved(args: Any, kwargs: Any) -> list[Any]:
+    """The arguments with what the responses among them gave."""
+    responses: dict[int, DeploymentResponse[Any]] = {}
+    _find((args, kwargs), responses)
+    values = await asyncio.gather(*responses.values())
+    found = dict(zip(responses, values, strict=True))
+    try:
+        return payload.dumps(_filled((args, kwargs), found))
+    except payload.Unresolved as error:
+        raise TypeError(f"{error}: pass it as an argument, or in a list, tuple or dict") from None
+
+
+def _find(value: Any, found: dict[int, DeploymentResponse[Any]]) -> None:
+    if isinstance(value, DeploymentResponse):
+        found[id(value)] = value
+    elif isinstance(value, dict):
+        for item in value.values():
+            _find(item, found)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _find(item, found)
+
+
+def _filled(value: Any, found: dict[int, Any]) -> Any:
+    if isinstance(value, DeploymentResponse):
+        return found[id(value)]
+    if type(value) is dict:
+        return {key: _filled(item, found) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_filled(item, found) for item in value)
+    return value
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import traceback
 from types import TracebackType
@@ -15,8 +16,12 @@ import grpc.aio
 
 from serving import code
 from serving.aio import settle_gc
+from serving.calls import process
+from serving.calls.process import calling
+from serving.context import ReplicaContext, enter_replica
 from serving.mux import channel_options, server_options
 from serving.replica.callables import ASGIApp, callable_app, response_handler
+from serving.replica.calls import CallHandler
 from serving.replica.control import ControlServer
 from serving.replica.lifespan import Lifespan
 from serving.replica.runner import Runner
@@ -25,6 +30,8 @@ from serving.replica.watchdog import Watchdog
 from serving.v1.controller_pb2 import DeploymentSpec, ReplicaReport, ReplicaSpec
 from serving.v1.controller_pb2_grpc import ControllerStub
 from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
+
+logger = logging.getLogger("serving.replica")
 
 REPORT_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -41,17 +48,21 @@ class ReplicaProcess:
         self._watchdog = Watchdog(self._loop)
         self._control = ControlServer(spec.control_address, self, self._loop)
         self._runner: Runner | None = None
+        self._instance: Any = None
         self._drain_grace_s: asyncio.Future[float] = self._loop.create_future()
 
     async def run(self) -> int:
         """Serves until it is drained; gives the process's exit code."""
         self._control.start()
-        try:
-            app, lifespan = await self._start_user_code()
-        except Exception as error:
-            await self._report(_user_traceback(error))
-            return 1
-        await self._serve(app, lifespan)
+        spec = self._spec
+        async with calling(spec.controller_address, f"replica {spec.replica_id}") as caller:
+            process.use(caller)
+            try:
+                app, lifespan = await self._start_user_code()
+            except Exception as error:
+                await self._report(_user_traceback(error))
+                return 1
+            await self._serve(app, lifespan)
         return 0
 
     # Controlled: called on the control server's threads.
@@ -77,8 +88,10 @@ class ReplicaProcess:
     async def _start_user_code(self) -> tuple[ASGIApp, Lifespan | None]:
         deployment = self._spec.deployment
         self._resize(deployment.options.max_ongoing_requests)
+        self._enter_context(None)
         target = code.load(deployment.code)
-        instance = _construct(target, deployment)
+        instance = self._instance = await _construct(target, deployment)
+        self._enter_context(instance)
         if deployment.options.user_config_json:
             await _reconfigure(instance, json.loads(deployment.options.user_config_json))
         binding = getattr(target, "__serving_ingress__", None)
@@ -92,7 +105,13 @@ class ReplicaProcess:
     async def _serve(self, app: ASGIApp, lifespan: Lifespan | None) -> None:
         options = self._spec.deployment.options
         state = lifespan.state if lifespan is not None else {}
-        runner = Runner(app, max_ongoing=options.max_ongoing_requests, state=state)
+        runner = Runner(
+            app,
+            max_ongoing=options.max_ongoing_requests,
+            state=state,
+            calls=CallHandler(self._instance, self._spec.deployment.name),
+            application=self._spec.application,
+        )
         self._runner = runner
         service = DataService(runner)
         server = grpc.aio.server(options=server_options())
@@ -111,10 +130,16 @@ class ReplicaProcess:
             await server.stop(grace=max(LAST_WORDS_S, deadline - self._loop.time()))
             if lifespan is not None:
                 await lifespan.shutdown(SHUTDOWN_TIMEOUT_S)
+            await _shut_down(self._instance, max(LAST_WORDS_S, deadline - self._loop.time()))
         finally:
             await server.stop(grace=None)
             self._watchdog.stop()
             await self._loop.run_in_executor(None, self._control.stop)
+
+    def _enter_context(self, instance: Any) -> None:
+        spec = self._spec
+        context = ReplicaContext(spec.application, spec.deployment.name, spec.replica_id, instance)
+        enter_replica(context, whole_process=True)
 
     async def _report(self, error: str) -> None:
         """Tells the controller, which tells those who deployed it, and the log."""
@@ -136,12 +161,30 @@ class ReplicaProcess:
             self._drain_grace_s.set_result(grace_s)
 
 
-def _construct(target: Any, deployment: DeploymentSpec) -> Any:
+async def _construct(target: Any, deployment: DeploymentSpec) -> Any:
     """The user's object: an instance of a class, or the function itself."""
     if not inspect.isclass(target):
         return target
     args, kwargs = code.loads(deployment.init_args)
-    return target(*args, **kwargs)
+    if not inspect.iscoroutinefunction(target.__init__):
+        return target(*args, **kwargs)
+    instance = target.__new__(target, *args, **kwargs)
+    await target.__init__(instance, *args, **kwargs)
+    return instance
+
+
+async def _shut_down(instance: Any, timeout_s: float) -> None:
+    """Calls the user's `shutdown`, if there is one."""
+    hook = None if inspect.isfunction(instance) else getattr(instance, "shutdown", None)
+    if hook is None:
+        return
+    try:
+        async with asyncio.timeout(timeout_s):
+            result = hook()
+            if inspect.isawaitable(result):
+                await result
+    except Exception:
+        logger.exception("shutdown() of the deployment failed")
 
 
 async def _reconfigure(instance: Any, user_config: Any) -> None:

@@ -13,11 +13,14 @@ from google.protobuf.message import DecodeError
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
+from serving.context import RequestScope, enter_request
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import Part
+from serving.replica.calls import CallHandler
 from serving.replica.http import HttpBridge
 from serving.replica.scope import ClientDisconnected, build_scope
 from serving.replica.websocket import WebSocketBridge
+from serving.v1.call_pb2 import CALL, Call
 from serving.v1.http_pb2 import REQUEST, HttpRequest
 
 logger = logging.getLogger("serving.replica")
@@ -28,12 +31,23 @@ ASGIApp = Callable[..., Awaitable[Any]]
 class Runner:
     """The requests of one replica. Never more than ``max_ongoing`` at a time."""
 
-    def __init__(self, app: ASGIApp, *, max_ongoing: int, state: dict[str, Any]) -> None:
-        """``state`` is what the application's lifespan left; each request gets a copy."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_ongoing: int,
+        state: dict[str, Any],
+        calls: CallHandler | None = None,
+        application: str = "",
+    ) -> None:
+        """``state`` is what the application's lifespan left; each request gets a copy. ``calls``
+        answers calls through handles."""
         self.max_ongoing = max_ongoing
         self._app = app
         self._state = state
-        self._tasks: dict[asyncio.Task[None], Stream] = {}
+        self._calls = calls
+        self._application = application
+        self._tasks: dict[asyncio.Task[None], tuple[Stream, RequestScope]] = {}
         self._turned_away: set[ReplicaConnection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -50,11 +64,12 @@ class Runner:
             connection.session.reject(stream)
             return
         connection.session.accept(stream)
-        task = asyncio.get_running_loop().create_task(self._run(stream))
-        self._tasks[task] = stream
+        scope = RequestScope(application=self._application)
+        task = asyncio.get_running_loop().create_task(self._run(stream, scope))
+        self._tasks[task] = stream, scope
         self._idle.clear()
-        task.add_done_callback(partial(self._done, stream))
-        stream.on_early_end(partial(_cancel, task))
+        task.add_done_callback(partial(self._done, stream, scope))
+        stream.on_early_end(partial(_cancel, task, scope))
 
     def resize(self, max_ongoing: int) -> None:
         """Takes ``max_ongoing`` requests at a time from now on, and tells who was rejected."""
@@ -70,27 +85,49 @@ class Runner:
             if not self._tasks:
                 return
             logger.warning("%d requests were cancelled at the end of the grace", self.ongoing)
-            for task, stream in self._tasks.items():
+            for task, (stream, scope) in self._tasks.items():
                 stream.reset(ResetCode.CANCEL, "the replica is stopping")
-                _cancel(task)
+                _cancel(task, scope)
             await asyncio.wait(self._tasks, timeout=1.0)
 
-    async def _run(self, stream: Stream) -> None:
+    async def _run(self, stream: Stream, scope: RequestScope) -> None:
+        enter_request(scope)
+        if stream.timeout_us:
+            async with _time_limit(stream, scope):
+                await self._serve(stream, scope)
+        else:
+            await self._serve(stream, scope)
+
+    async def _serve(self, stream: Stream, scope: RequestScope) -> None:
+        part = await stream.receive()
         try:
-            request, more_body = _parse(await stream.receive())
+            if part is not None and part.tag == CALL:
+                call = _parse_call(part)
+            else:
+                request, more_body = _parse(part)
         except ValueError as error:
             stream.reset(ResetCode.PROTOCOL_ERROR, str(error))
             return
+        if part is not None and part.tag == CALL:
+            await self._answer_call(call, stream, scope)
+            return
+        scope.request_id = request.request_id
+        scope.route = request.route
+        scope.model_id = request.multiplexed_model_id
         bridge: HttpBridge | WebSocketBridge
         if request.websocket:
             bridge = WebSocketBridge(stream)
         else:
             bridge = HttpBridge(stream, request, more_body=more_body)
-        if stream.timeout_us:
-            async with _time_limit(stream):
-                await self._call(request, stream, bridge)
-        else:
-            await self._call(request, stream, bridge)
+        await self._call(request, stream, bridge)
+
+    async def _answer_call(self, call: Call, stream: Stream, scope: RequestScope) -> None:
+        scope.request_id = call.request_id
+        scope.route = call.route
+        scope.application = call.application
+        scope.model_id = call.multiplexed_model_id
+        assert self._calls is not None
+        await self._calls.run(call, stream)
 
     async def _call(
         self, request: HttpRequest, stream: Stream, bridge: HttpBridge | WebSocketBridge
@@ -122,8 +159,9 @@ class Runner:
                     scope["path"],
                 )
 
-    def _done(self, stream: Stream, task: asyncio.Task[None]) -> None:
+    def _done(self, stream: Stream, scope: RequestScope, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
+        scope.end()
         # A cancelled task keeps its traceback, and that the stream: without this cut, what the
         # handler left open (a generator) would stay so until the collector comes by.
         stream.on_early_end(None)
@@ -156,12 +194,23 @@ def _parse(part: Part | None) -> tuple[HttpRequest, bool]:
     return request, not part.end
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancels a request's task: at once, or, while it waits for a thread, when that has ended.
+def _parse_call(part: Part) -> Call:
+    if part.more:
+        raise ValueError("the head of a call is too long")
+    try:
+        return Call.FromString(part.data)
+    except DecodeError as error:
+        raise ValueError(f"malformed Call: {error}") from None
+
+
+def _cancel(task: asyncio.Task[None], scope: RequestScope) -> None:
+    """Cancels the calls that a request has made, and its task: at once, or, while that waits for a
+    thread, when the thread has ended.
 
     Nothing stops a thread; a task that left it behind would free the slot that it still fills.
     (anyio's own shield holds against its own cancelling, not against asyncio's.)
     """
+    scope.cancel_calls()
     waits_for: asyncio.Future[Any] | None = task._fut_waiter  # type: ignore[attr-defined]
     in_threads = anyio.to_thread.current_default_thread_limiter().statistics().borrowers
     if waits_for is not None and task in in_threads:
@@ -185,8 +234,9 @@ def _is_departure(error: BaseException, stream: Stream) -> bool:
 class _time_limit:
     """Cancels the current task when the stream's time is over, and tells the caller why."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, scope: RequestScope) -> None:
         self._stream = stream
+        self._scope = scope
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
@@ -201,4 +251,4 @@ class _time_limit:
 
     def _expire(self, task: asyncio.Task[Any]) -> None:
         self._stream.reset(ResetCode.TIMEOUT, "the request's time is over")
-        _cancel(task)
+        _cancel(task, self._scope)

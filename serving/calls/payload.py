@@ -1,0 +1,159 @@
+"""Python values on a stream: a pickle, and its large buffers beside it.
+
+A value's buffers (the data of arrays, say) are pickled out of band, so that they are copied once
+into frames and once out of them. What was received is writable, as what was sent was.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from serving import code
+from serving.code import loading
+from serving.exceptions import CodeNotPortableError
+from serving.mux.stream import Stream
+from serving.v1 import call_pb2 as pb
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_PICKLE = 32 * 1024
+"""A pickle of more bytes follows the message, rather than being in it."""
+MAX_INLINE = 16 * 1024
+"""A buffer of as many bytes follows the message."""
+MAX_INLINE_TOTAL = 24 * 1024
+"""Bytes of buffers within a message, at most: with its pickle it still fits into one frame."""
+
+
+class Unresolved(Exception):
+    """Raised by a `__reduce__`: the object stands for a value that must be awaited first."""
+
+
+class Shares(Protocol):
+    """Who puts buffers where the receiver finds them."""
+
+    def place(self, buffer: memoryview) -> pb.SharedMemory | None:
+        """Where the buffer is now; None: it is to be sent on the stream."""
+
+
+def dumps(value: object) -> list[Buffer]:
+    """The pickle of a value, and its out-of-band buffers, which are views of the value's own.
+
+    Raises CodeNotPortableError, and Unresolved where the pickling met that.
+    """
+    buffers: list[Buffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            buffers.append(buffer.raw())
+        except BufferError:
+            return True  # Not contiguous: pickle says what is to be done about it.
+        return False
+
+    try:
+        data = pickle.dumps(value, protocol=5, buffer_callback=keep)
+    except Unresolved:
+        raise
+    except Exception:  # whatever a `__reduce__` raises: the other pickler says what is wrong
+        return [_dumps_code(value)]
+    return [_dumps_code(value)] if b"__main__" in data else [data, *buffers]
+
+
+def dumps_whole(value: object) -> bytes:
+    """As `dumps`, with nothing out of band."""
+    try:
+        data = pickle.dumps(value, protocol=5)
+    except Unresolved:
+        raise
+    except Exception:  # as above
+        return _dumps_code(value)
+    return _dumps_code(value) if b"__main__" in data else data
+
+
+def loads(buffers: Sequence[Any]) -> Any:
+    """The value of what `dumps` gave. Only for data from a trusted process: loading runs code."""
+    with loading.finishing():
+        return pickle.loads(buffers[0], buffers=buffers[1:])
+
+
+def encode(
+    buffers: Sequence[Buffer], shared: Shares | None = None
+) -> tuple[pb.Payload, list[memoryview]]:
+    """The message that announces a value, and what is to follow it on the stream."""
+    message = pb.Payload()
+    following: list[memoryview] = []
+    room = MAX_INLINE_TOTAL
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    if len(views[0]) <= MAX_PICKLE:
+        message.pickled = bytes(views.pop(0))
+    for view in views:
+        size = len(view)
+        if size < MAX_INLINE and size <= room:
+            room -= size
+            message.buffers.add(inline=bytes(view))
+        elif shared is not None and (place := shared.place(view)) is not None:
+            message.buffers.add(shared=place)
+        else:
+            message.buffers.add(following=size)
+            following.append(view)
+    return message, following
+
+
+async def send_following(stream: Stream, following: Sequence[memoryview], *, end: bool) -> None:
+    """Sends what follows a message. Afterwards the buffers may be changed."""
+    for number, view in enumerate(following, 1):
+        await stream.send(pb.BUFFER, view, end=end and number == len(following))
+    stream.session.detach(stream)
+
+
+async def receive(stream: Stream, message: pb.Payload) -> list[Any]:
+    """The buffers of a value, for `loads`, with those that follow the message on the stream.
+
+    Raises ValueError where they are not as announced.
+    """
+    buffers: list[Any] = [message.pickled] if message.pickled else []
+    for buffer in message.buffers:
+        place = buffer.WhichOneof("place")
+        if place == "inline":
+            buffers.append(bytearray(buffer.inline))
+        elif place == "following":
+            buffers.append(await _receive_buffer(stream, buffer.following))
+        else:
+            raise ValueError(f"a buffer is in a place that is not known here: {place}")
+    if not buffers:
+        raise ValueError("a value without its pickle")
+    return buffers
+
+
+async def _receive_buffer(stream: Stream, size: int) -> bytearray:
+    if size > sys.maxsize:
+        raise ValueError(f"a buffer of {size} bytes was announced")
+    buffer = bytearray(size)
+    filled = 0
+    more = True
+    while more:
+        part = await stream.receive(max_bytes=1)
+        if part is None:
+            raise ValueError(f"the stream ended within a buffer: {filled} of {size} bytes came")
+        if part.tag != pb.BUFFER:
+            raise ValueError(f"a message of kind {part.tag} where a buffer was announced")
+        after = filled + len(part.data)
+        if after > size:
+            raise ValueError(f"a buffer is larger than the {size} bytes that were announced")
+        buffer[filled:after] = part.data
+        filled = after
+        more = part.more
+    if filled != size:
+        raise ValueError(f"a buffer has {filled} bytes, not the {size} that were announced")
+    return buffer
+
+
+def _dumps_code(value: object) -> bytes:
+    try:
+        return code.dumps(value)
+    except CodeNotPortableError as error:
+        if isinstance(error.__cause__, Unresolved):
+            raise error.__cause__ from None
+        raise

@@ -1,0 +1,159 @@
+"""Calls of a deployment's methods, as handles make them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio.to_thread
+
+from serving.calls import payload
+from serving.calls.errors import encode_error, is_remote
+from serving.mux import Stream
+from serving.v1 import call_pb2 as pb
+
+logger = logging.getLogger("serving.replica")
+
+_END: Any = object()
+
+
+class CallHandler:
+    """Runs the methods of one user's object."""
+
+    def __init__(self, instance: Any, deployment: str) -> None:
+        self._instance = instance
+        self._deployment = deployment
+        self._methods: dict[str, _Method] = {}
+
+    async def run(self, call: pb.Call, stream: Stream) -> None:
+        """Answers one call. Raises only what ends the request's task: its own cancellation."""
+        try:
+            arguments = await payload.receive(stream, call.arguments)
+            args, kwargs = payload.loads(arguments)
+            method = self._method(call.method)
+            if call.stream:
+                await self._stream(method, args, kwargs, stream)
+            else:
+                await _send(stream, pb.RESULT, await method.value(args, kwargs), end=True)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            if not is_remote(error):
+                logger.error("call of %s failed", call.method, exc_info=error)
+            if not stream.send_ended:
+                stream.write(pb.ERROR, encode_error(error), end=True)
+
+    async def _stream(
+        self, method: _Method, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Stream
+    ) -> None:
+        items = await method.items(args, kwargs)
+        try:
+            async for item in items:
+                await _send(stream, pb.ITEM, item, end=False)
+        finally:
+            await items.aclose()
+        stream.write(pb.ITEM, b"", end=True)
+
+    def _method(self, name: str) -> _Method:
+        if (method := self._methods.get(name)) is None:
+            function = self._find(name)
+            method = self._methods[name] = _Method(f"{self._deployment}.{name}", function)
+        return method
+
+    def _find(self, name: str) -> Callable[..., Any]:
+        found: Callable[..., Any] | None
+        if inspect.isfunction(self._instance):
+            found = self._instance if name == "__call__" else None
+        else:
+            found = getattr(self._instance, name, None)
+        if (
+            found is not None
+            and callable(found)
+            and (name == "__call__" or not name.startswith("__"))
+        ):
+            return found
+        there = ", ".join(self._names()) or "none"
+        raise AttributeError(
+            f"deployment {self._deployment!r} has no method {name!r}; it has: {there}"
+        )
+
+    def _names(self) -> list[str]:
+        if inspect.isfunction(self._instance):
+            return ["__call__"]
+        kind = type(self._instance)
+        return [
+            name
+            for name in dir(kind)
+            if callable(getattr(kind, name, None))
+            and (name == "__call__" or not name.startswith("_"))
+        ]
+
+
+class _Method:
+    """One method: whether it is async, and whether it yields."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name = name
+        self._function = function
+        plain = inspect.unwrap(function)
+        if not inspect.isroutine(plain):
+            plain = getattr(plain, "__call__", plain)  # noqa: B004 - the method itself is wanted
+        self._is_async = inspect.iscoroutinefunction(plain)
+        self._yields = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+
+    async def value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the method returns. Raises TypeError where it yields."""
+        if self._yields:
+            raise TypeError(
+                f"{self._name} is a generator: call it with handle.options(stream=True)"
+            )
+        return await self._call(args, kwargs)
+
+    async def items(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The items that the method yields. Raises TypeError where it does not."""
+        found = self._function(*args, **kwargs) if self._yields else await self._call(args, kwargs)
+        if isinstance(found, AsyncIterator):
+            return found if inspect.isasyncgen(found) else _relayed(found)
+        if isinstance(found, Iterator):
+            return _in_threads(found)
+        raise TypeError(
+            f"{self._name} returned a {type(found).__name__} and no generator: "
+            "call it without stream=True"
+        )
+
+    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._is_async:
+            return await self._function(*args, **kwargs)
+        result = await anyio.to_thread.run_sync(lambda: self._function(*args, **kwargs))
+        return await result if inspect.isawaitable(result) else result
+
+
+async def _relayed(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        yield item
+
+
+async def _in_threads(items: Iterator[Any]) -> AsyncIterator[Any]:
+    """The items of a plain iterator, each made in a thread; it is closed in the end."""
+    try:
+        while (item := await anyio.to_thread.run_sync(next, items, _END)) is not _END:
+            yield item
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+async def _send(stream: Stream, tag: int, value: Any, *, end: bool) -> None:
+    message, following = payload.encode(payload.dumps(value))
+    await stream.send(tag, message.SerializeToString(), end=end and not following)
+    if following:
+        await payload.send_following(stream, following, end=end)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
