@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    NoReturn,
     ParamSpec,
     Protocol,
     TypedDict,
@@ -65,6 +64,9 @@ class Deployment(Generic[P, T]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Application:
         """An application of this deployment whose object is constructed with these arguments.
 
+        Bound deployments among them, wherever they stand, become deployments of the application,
+        and the constructor gets a `DeploymentHandle` in the place of each.
+
         Raises TypeError where the arguments do not fit the constructor.
         """
         if inspect.isclass(self.func_or_class):
@@ -93,18 +95,15 @@ class Deployment(Generic[P, T]):
         else:
             named = {str(index): value for index, value in enumerate(args)} | kwargs
         for parameter, value in named.items():
-            if _holds_application(value):
+            if (unbound := _unbound(value)) is not None:
                 raise TypeError(
-                    f"deployment {self.name!r}: the argument {parameter!r} is a bound deployment; "
-                    "calling one deployment from another is not supported yet"
+                    f"deployment {self.name!r}: the argument {parameter!r} holds deployment "
+                    f"{unbound.name!r}, which is not bound: pass {unbound.name}.bind(...)"
                 )
 
-    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError(
-            f"deployment {self.name!r} cannot be called: serve it with "
-            f"serving.run({self.name}.bind(...)), or use the undecorated object, "
-            f"{self.name}.func_or_class"
-        )
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls the decorated object: a class gives a plain instance, in this process."""
+        return self.func_or_class(*args, **kwargs)
 
     def __repr__(self) -> str:
         given = "".join(f", {option}={value!r}" for option, value in self.given)
@@ -180,9 +179,13 @@ def _check_name(name: object) -> None:
         raise ValueError(f"a deployment's name must be a string without '#' and '/': {name!r}")
 
 
-def _holds_application(value: object) -> bool:
+def _unbound(value: object) -> Deployment[..., Any] | None:
+    """The first deployment in an argument that was passed without `.bind()`."""
+    if isinstance(value, Deployment):
+        return value
+    items: Iterable[object] = ()
     if isinstance(value, dict):
-        return any(_holds_application(item) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(_holds_application(item) for item in value)
-    return isinstance(value, Application | Deployment)
+        items = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        items = value
+    return next((found for item in items if (found := _unbound(item)) is not None), None)

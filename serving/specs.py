@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from itertools import count
 from typing import Any
 
 from serving.code import capture, dumps, fingerprint
 from serving.deployment import Application, Deployment
+from serving.handle import DeploymentHandle
 from serving.v1 import controller_pb2 as pb
 
 
@@ -30,8 +32,48 @@ def application_spec(
         name=name,
         route_prefix=route_prefix or "",
         ingress=application.deployment.name,
-        deployments=[_deployment_spec(application, salt)],
+        deployments=_Graph(application, name).specs(salt),
     )
+
+
+class _Graph:
+    """A bound deployment and all that are bound into it, each with a name of its own."""
+
+    def __init__(self, root: Application, application: str) -> None:
+        self._application = application
+        # By identity: the same bound node is one deployment, wherever it stands.
+        self._names: dict[int, str] = {}
+        self._nodes: list[Application] = []
+        self._name(root)
+
+    def specs(self, salt: str) -> list[pb.DeploymentSpec]:
+        """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
+        specs: list[pb.DeploymentSpec] = []
+        for node in self._nodes:  # grows meanwhile
+            calls: dict[str, None] = {}
+
+            def handle(obj: object, calls: dict[str, None] = calls) -> object | None:
+                if not isinstance(obj, Application):
+                    return None
+                name = self._name(obj)
+                calls[name] = None
+                return DeploymentHandle[Any](name, self._application)
+
+            init_args = dumps((node.args, node.kwargs), replace=handle)
+            name = self._names[id(node)]
+            specs.append(_deployment_spec(node.deployment, name, init_args, list(calls), salt))
+        return specs
+
+    def _name(self, node: Application) -> str:
+        if (known := self._names.get(id(node))) is not None:
+            return known
+        taken = set(self._names.values())
+        wanted = node.deployment.name
+        names = (f"{wanted}_{number}" for number in count(1))
+        name = wanted if wanted not in taken else next(n for n in names if n not in taken)
+        self._names[id(node)] = name
+        self._nodes.append(node)
+        return name
 
 
 def _checked_target(target: object) -> Application:
@@ -80,13 +122,15 @@ def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
         )
 
 
-def _deployment_spec(application: Application, salt: str) -> pb.DeploymentSpec:
-    deployment = application.deployment
+def _deployment_spec(
+    deployment: Deployment[..., Any], name: str, init_args: bytes, calls: list[str], salt: str
+) -> pb.DeploymentSpec:
     adapter = deployment.config.http_adapter
     spec = pb.DeploymentSpec(
-        name=deployment.name,
+        name=name,
         code=capture(deployment.func_or_class),
-        init_args=dumps((application.args, application.kwargs)),
+        init_args=init_args,
+        calls=calls,
         options=_options(deployment),
         http_adapter=capture(adapter) if adapter is not None else None,
     )

@@ -17,6 +17,7 @@ import io
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from serving.code import blame, loading, references
@@ -56,10 +57,13 @@ def load(code: Code) -> Any:
     return loads(code.pickled)
 
 
-def dumps(value: object) -> bytes:
-    """Any value, such as constructor arguments. Raises CodeNotPortableError as `capture` does."""
+def dumps(value: object, *, replace: Callable[[object], object | None] | None = None) -> bytes:
+    """Any value, such as constructor arguments. Raises CodeNotPortableError as `capture` does.
+
+    `replace` is asked about the objects in it: what it gives is sent instead, unless it is None.
+    """
     with io.BytesIO() as file:
-        pickler = CodePickler(file)
+        pickler = CodePickler(file, replace)
         try:
             pickler.dump(value)
         except Exception as error:  # whatever a `__reduce__` raises

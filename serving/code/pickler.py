@@ -40,11 +40,15 @@ complete_classes: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """A pickler for code. `latest` is the object that was being reduced last."""
+    """A pickler for code. `latest` is the object that was being reduced last. `replace` is asked
+    for what is to be pickled in the place of an object; None: the object itself."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(
+        self, file: io.BytesIO, replace: Callable[[object], object | None] | None = None
+    ) -> None:
         super().__init__(file, protocol=5)
         self.latest: object = None
+        self._replace = replace
         self._importable: dict[str, bool] = {}
         self._providers: dict[int, object] = {}
         self._by_value: list[types.ModuleType] = []
@@ -56,6 +60,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         self.latest = obj
+        if self._replace is not None and (other := self._replace(obj)) is not None:
+            return other.__reduce_ex__(5)
         if isinstance(obj, types.FunctionType):
             return self._reduce_function(obj)
         if isinstance(obj, type):

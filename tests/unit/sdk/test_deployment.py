@@ -83,16 +83,17 @@ def test_bind_of_a_function_takes_nothing() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda a: a, lambda a: [a], lambda a: {"k": (a,)}])
-def test_bind_refuses_bound_deployments_as_arguments(wrap: Any) -> None:
-    inner = serving.deployment(handler).bind()
+def test_bind_refuses_deployments_that_are_not_bound(wrap: Any) -> None:
+    inner = serving.deployment(handler)
 
-    with pytest.raises(TypeError, match="'Model': the argument 'path' is a bound deployment"):
+    with pytest.raises(TypeError, match=r"'path' holds .*'handler', which is not bound: .*bind"):
         serving.deployment(Model).bind(wrap(inner))
 
 
-def test_call_is_refused_with_the_way_out() -> None:
-    with pytest.raises(TypeError, match=r"serving\.run\(Model\.bind.*Model\.func_or_class"):
-        serving.deployment(Model)("x")
+def test_deployment_stays_an_ordinary_class() -> None:
+    instance = serving.deployment(Model)("a/path")
+
+    assert type(instance) is Model
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Applications of several deployments: binding, calls in depth, cancellation down the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import serving
+from serving.handle import DeploymentHandle
+from tests.integration.apps import composed
+from tests.support.cluster import Cluster, bound
+from tests.support.control import until
+from tests.support.gate import Gate
+
+TIMEOUT_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="module")
+def graph(cluster: Cluster, folder: Path) -> DeploymentHandle[Any]:
+    leaf, other = bound(composed.Leaf, str(folder), add=1), bound(composed.Leaf, add=2)
+    middle = bound(composed.Middle, leaf)
+    ingress = bound(composed.Ingress, middle, others={"list": [leaf, other]})
+    handle = serving.run(ingress, name="graph", route_prefix="/graph")
+    assert handle.names.remote().result(TIMEOUT_S)
+    return handle
+
+
+def test_call_passes_three_deployments(graph: Any, cluster: Cluster) -> None:
+    assert cluster.get("/graph?value=4").json() == 50
+
+
+def test_same_node_is_one_deployment_and_equal_names_are_told_apart(graph: Any) -> None:
+    names = list(serving.status().applications["graph"].deployments)
+
+    assert names == ["Ingress", "Middle", "Leaf", "Leaf_1"]
+    assert graph.names.remote().result(TIMEOUT_S) == ["Middle", "Leaf", "Leaf_1"]
+    assert graph.add_up.remote(5).result(TIMEOUT_S) == [6, 7]
+
+
+def test_request_is_known_down_the_graph_in_threads_too(graph: Any, cluster: Cluster) -> None:
+    response = cluster.get("/graph?call=request", headers={"x-request-id": "known"})
+
+    assert response.json() == ["known", "/graph", "graph"]
+
+
+@pytest.mark.parametrize(
+    ("call", "mark"),
+    [
+        ("wait", "wait"),
+        ("start_and_wait", "start_and_wait-unawaited"),
+        ("wait_in_thread", "wait_in_thread"),
+    ],
+)
+def test_client_that_leaves_cancels_the_whole_graph(
+    graph: Any, cluster: Cluster, folder: Path, call: str, mark: str
+) -> None:
+    with pytest.raises(requests.Timeout):
+        requests.get(cluster.url(f"/graph?call={call}&name={call}"), timeout=1)
+
+    assert (folder / f"{mark}.begun").exists()
+    assert until((folder / f"{mark}.cancelled").exists)
+
+
+def test_first_token_comes_before_the_second_is_made(
+    graph: Any, cluster: Cluster, folder: Path
+) -> None:
+    gate = Gate(folder / "gate")
+    with gate.closed() as open_gate:
+        url = cluster.url(f"/graph?call=tokens&name=tokens&gate={gate.path}")
+        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+            chunks = response.iter_content(None)
+            assert next(chunks) == b"first "
+            open_gate()
+            assert b"".join(chunks) == b"second"
+
+    assert until((folder / "tokens.ended").exists)
+
+
+def test_client_that_leaves_a_stream_ends_its_generator(
+    graph: Any, cluster: Cluster, folder: Path
+) -> None:
+    gate = Gate(folder / "closed")
+    with gate.closed():
+        url = cluster.url(f"/graph?call=tokens&name=left&gate={gate.path}")
+        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+            assert next(response.iter_content(None)) == b"first "
+
+    assert until((folder / "left.ended").exists)
