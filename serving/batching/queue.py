@@ -1,0 +1,233 @@
+"""The calls of one batched function on one event loop: they wait, run in batches, get answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any
+
+from serving.aio import Tasks
+from serving.batching.policy import BatchPolicy, Entry, Settings
+from serving.context import RequestScope, current_request, enter_request, get_multiplexed_model_id
+from serving.exceptions import RequestCancelledError
+
+__all__ = ["Batch", "BatchQueue", "Call"]
+
+
+Execute = Callable[["Batch"], Coroutine[Any, Any, None]]
+"""Runs a batch and gives its calls their outcomes. It comes with each call, and so does
+what it holds: an idle queue keeps no instance alive."""
+
+
+class Call(Entry):
+    """One call: an item with the caller that waits for it."""
+
+    __slots__ = ("arguments", "batch", "context", "ended", "execute", "future", "items", "scope")
+
+    def __init__(
+        self,
+        item: Any,
+        arguments: dict[str, Any],
+        execute: Execute,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(item, loop.time(), get_multiplexed_model_id())
+        self.arguments = arguments
+        self.execute = execute
+        self.context: Context = copy_context()
+        self.scope = current_request()
+        self.batch: Batch | None = None
+        self.ended = False
+        """It has had its outcome, or nobody wants it any more."""
+        self.future: asyncio.Future[Any] = loop.create_future()
+        # For a stream: what has come. The future says how the stream ended.
+        self.items: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, item: Any) -> None:
+        """The next item of its stream."""
+        if not self.ended:
+            self.items.put_nowait((item,))
+
+    def succeed(self, result: Any = None) -> None:
+        if self._end():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, StopIteration):
+            # A future cannot hold it: a coroutine could not raise it.
+            wrapped = RuntimeError("the batched function answered an item with StopIteration")
+            wrapped.__cause__ = error
+            error = wrapped
+        if self._end():
+            self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """Its caller has gone."""
+        self.ended = True
+        if self.future.done() and not self.future.cancelled():
+            self.future.exception()  # marks it as seen
+        self.future.cancel()
+
+    def _end(self) -> bool:
+        if self.ended:
+            return False
+        self.ended = True
+        self.items.put_nowait(None)
+        return not self.future.done()
+
+
+class Batch:
+    """Calls that run together."""
+
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
+        self.scope = _scope(calls[0])
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Nobody waits for more of it."""
+        return all(call.ended for call in self.calls)
+
+    def fail(self, error: BaseException) -> None:
+        for call in self.calls:
+            call.fail(error)
+
+
+def _scope(first: Call) -> RequestScope:
+    """A batch is a request of its own; for the logs it goes by its first item."""
+    origin = first.scope
+    if origin is None:
+        return RequestScope(model_id=first.lane)
+    return RequestScope(origin.request_id, origin.route, origin.application, first.lane)
+
+
+class BatchQueue:
+    """Lets calls wait, and runs them in batches."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        interruptible: bool = True,
+    ) -> None:
+        self.loop = loop
+        self._name = name
+        self._settings = settings
+        self._interruptible = interruptible
+        self._policy: BatchPolicy[Call] = BatchPolicy(settings)
+        self._running: set[Batch] = set()
+        self._tasks = Tasks()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Callers.
+
+    async def call(self, item: Any, arguments: dict[str, Any], execute: Execute) -> Any:
+        """One item's result."""
+        call = self._submit(item, arguments, execute)
+        try:
+            return await call.future
+        finally:
+            self._leave(call)
+
+    async def stream(
+        self, item: Any, arguments: dict[str, Any], execute: Execute
+    ) -> AsyncGenerator[Any, None]:
+        """One item's stream."""
+        call = self._submit(item, arguments, execute)
+        try:
+            while (entry := await call.items.get()) is not None:
+                yield entry[0]
+            await call.future
+        finally:
+            self._leave(call)
+
+    def settings_changed(self) -> None:
+        """To be called in the loop."""
+        self._policy.measure_again()
+        self._set_timer_anew()
+        self._pump(self.loop.time())
+
+    # The queue.
+
+    def _submit(self, item: Any, arguments: dict[str, Any], execute: Execute) -> Call:
+        call = Call(item, arguments, execute, self.loop)
+        self._policy.add(call)
+        # A full batch goes at once. Another goes with the timer even if it need not wait: calls
+        # that are made in the same turn of the loop then share it.
+        self._pump(float("-inf"))
+        return call
+
+    def _leave(self, call: Call) -> None:
+        """The caller has its outcome, or has gone."""
+        if call.ended and call.future.done():
+            call.abandon()
+            return
+        call.abandon()
+        if call.batch is None:
+            self._policy.discard(call)
+            self._set_timer_anew()
+        elif call.batch.over and (task := call.batch.task) is not None:
+            call.batch.scope.cancel_calls()
+            # A thread cannot be stopped: its batch keeps its place until it ends.
+            if self._interruptible:
+                task.cancel()
+
+    def _pump(self, now: float) -> None:
+        """Starts the batches that are to go."""
+        while len(self._running) < self._settings.max_concurrent_batches:
+            taken = self._policy.take(now)
+            for call, error in taken.failed:
+                call.fail(error)
+            if not taken.batch:
+                break
+            self._start(Batch(taken.batch))
+        self._set_timer_anew()
+
+    def _start(self, batch: Batch) -> None:
+        self._running.add(batch)
+        for call in batch.calls:
+            call.batch = batch
+        batch.task = (
+            batch.calls[0]
+            .context.copy()
+            .run(self._tasks.start, self._run(batch), name=f"batch of {self._name}")
+        )
+        batch.task.add_done_callback(lambda task: self._ended(batch))
+
+    async def _run(self, batch: Batch) -> None:
+        enter_request(batch.scope)
+        try:
+            await batch.calls[0].execute(batch)
+        except Exception as error:
+            batch.fail(error)
+
+    def _ended(self, batch: Batch) -> None:
+        # Not in the task itself: one that is cancelled before its first step runs nothing.
+        batch.fail(RequestCancelledError(f"the batch of {self._name} was cancelled"))
+        self._running.discard(batch)
+        batch.scope.end()
+        self._pump(self.loop.time())
+
+    # The timer.
+
+    def _set_timer_anew(self) -> None:
+        """It runs only where a place is free: the end of a batch looks for the next anyway."""
+        at = self._policy.wake_at()
+        if len(self._running) >= self._settings.max_concurrent_batches:
+            at = None
+        if self._timer is not None:
+            if self._timer.when() == at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = self.loop.call_at(at, self._on_timer, at)
+
+    def _on_timer(self, at: float) -> None:
+        self._timer = None
+        # A loop may call a little early.
+        self._pump(max(at, self.loop.time()))
