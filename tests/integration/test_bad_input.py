@@ -120,9 +120,6 @@ class Takes:
             lambda: deploy(deploy(handler)), TypeError, "is a deployment already", id="twice"
         ),
         pytest.param(
-            lambda: deploy(handler)(None), TypeError, "'handler' cannot be called", id="called"
-        ),
-        pytest.param(
             lambda: serving.run(deploy(handler).bind(), name=""),
             ValueError,
             "name must be",
