@@ -386,7 +386,8 @@ class _Items:
             return _END
         assert self._opening is not None
         try:
-            call = await asyncio.shield(self._opening)
+            opening = self._opening
+            call = opening.result() if opening.done() else await asyncio.shield(opening)
             item = await self._caller.item(self._target, call)
         except BaseException:
             self.close()

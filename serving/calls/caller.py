@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from serving.aio import Tasks
 from serving.calls import payload
@@ -39,8 +39,7 @@ class Target:
     timeout_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """What is known of the request that makes the call."""
 
     request_id: str
@@ -62,17 +61,15 @@ class Caller:
 
     async def call(self, target: Target, origin: Origin, arguments: list[Any]) -> Any:
         """Calls a method and gives what it returns, or raises what it raised."""
+        if target.timeout_s is None:
+            return await self._answer(target, origin, arguments)
         async with asyncio.timeout(target.timeout_s):
-            call = await self._start(target, origin, arguments)
-            try:
-                return await _value(call, pb.RESULT)
-            except MuxError as error:
-                _raise_lost(target, error)
-            finally:
-                call.close()
+            return await self._answer(target, origin, arguments)
 
     async def open(self, target: Target, origin: Origin, arguments: list[Any]) -> Call:
         """Calls a method that yields; `item` gives what it yields. The call must be closed."""
+        if target.timeout_s is None:
+            return await self._start(target, origin, arguments)
         async with asyncio.timeout(target.timeout_s):
             return await self._start(target, origin, arguments)
 
@@ -105,18 +102,26 @@ class Caller:
         await self.tasks.aclose()
         await self._directory.aclose()
 
+    async def _answer(self, target: Target, origin: Origin, arguments: list[Any]) -> Any:
+        call = await self._start(target, origin, arguments)
+        try:
+            return await _value(call, pb.RESULT)
+        except MuxError as error:
+            _raise_lost(target, error)
+        finally:
+            call.close()
+
     async def _start(self, target: Target, origin: Origin, arguments: list[Any]) -> Call:
         await self._known()
-        message, following = payload.encode(arguments)
         request = pb.Call(
             method=target.method,
             stream=target.stream,
-            arguments=message,
             request_id=origin.request_id,
             route=origin.route,
             application=origin.application,
             multiplexed_model_id=origin.model_id,
         )
+        following = payload.encode(arguments, request.arguments)
         deadline = self.loop.time() + target.timeout_s if target.timeout_s else 0
         try:
             call = await self._router(target).start(

@@ -74,21 +74,22 @@ def dumps_whole(value: object) -> bytes:
 
 def loads(buffers: Sequence[Any]) -> Any:
     """The value of what `dumps` gave. Only for data from a trusted process: loading runs code."""
-    with loading.finishing():
-        return pickle.loads(buffers[0], buffers=buffers[1:])
+    return loading.loads(buffers[0], buffers[1:])
 
 
 def encode(
-    buffers: Sequence[Buffer], shared: Shares | None = None
-) -> tuple[pb.Payload, list[memoryview]]:
-    """The message that announces a value, and what is to follow it on the stream."""
-    message = pb.Payload()
+    buffers: Sequence[Buffer], message: pb.Payload, shared: Shares | None = None
+) -> Sequence[memoryview]:
+    """Fills the message that announces a value; gives what is to follow it on the stream."""
+    if len(buffers[0]) <= MAX_PICKLE:
+        message.pickled = bytes(buffers[0])
+        if len(buffers) == 1:
+            return ()
+        buffers = buffers[1:]
     following: list[memoryview] = []
     room = MAX_INLINE_TOTAL
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    if len(views[0]) <= MAX_PICKLE:
-        message.pickled = bytes(views.pop(0))
-    for view in views:
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
         size = len(view)
         if size < MAX_INLINE and size <= room:
             room -= size
@@ -98,7 +99,7 @@ def encode(
         else:
             message.buffers.add(following=size)
             following.append(view)
-    return message, following
+    return following
 
 
 async def send_following(stream: Stream, following: Sequence[memoryview], *, end: bool) -> None:

@@ -7,8 +7,8 @@ as a route that reads the signature of its endpoint, is put off until all of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,14 +24,14 @@ def when_loaded(function: Callable[..., object], *args: Any) -> None:
     steps.append((function, args))
 
 
-@contextmanager
-def finishing() -> Iterator[None]:
-    """Carries out at its end what was put off in it."""
+def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
+    """As pickle's, and carries out in the end what was put off."""
     steps: list[_Step] = []
     token = _steps.set(steps)
     try:
-        yield
+        value = pickle.loads(data, buffers=buffers)
     finally:
         _steps.reset(token)
     for function, args in steps:
         function(*args)
+    return value

@@ -148,8 +148,11 @@ async def _in_threads(items: Iterator[Any]) -> AsyncIterator[Any]:
 
 
 async def _send(stream: Stream, tag: int, value: Any, *, end: bool) -> None:
-    message, following = payload.encode(payload.dumps(value))
-    await stream.send(tag, message.SerializeToString(), end=end and not following)
+    message = pb.Payload()
+    following = payload.encode(payload.dumps(value), message)
+    stream.write(tag, message.SerializeToString(), end=end and not following)
+    if stream.must_wait:
+        await stream.drain()
     if following:
         await payload.send_following(stream, following, end=end)
 

@@ -131,7 +131,7 @@ class Router:
             call: Call | None = None
             try:
                 stream = self._open(replica, tag, data, end, deadline)
-                first = await self._first_answer(stream, end)
+                first = await (stream.receive() if end else stream.accepted_by_peer())
                 call = Call(stream, first, partial(self._release, replica))
                 return call
             except StreamRejected:
@@ -158,12 +158,6 @@ class Router:
                 waiting.set_exception(self._unavailable())
         self._waiting.clear()
         await self._tasks.aclose()
-
-    async def _first_answer(self, stream: Stream, end: bool) -> Part | None:
-        if end:
-            return await stream.receive()
-        await stream.accepted_by_peer()
-        return None
 
     def _open(self, replica: Replica, tag: int, data: bytes, end: bool, deadline: float) -> Stream:
         connection = self._links[replica][0].connection

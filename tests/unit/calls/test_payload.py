@@ -37,7 +37,8 @@ async def through_stream(value: Any) -> Any:
         opened.put_nowait(stream)
 
     async with connected(accept) as connection:
-        message, following = payload.encode(payload.dumps(value))
+        message = pb.Payload()
+        following = payload.encode(payload.dumps(value), message)
         caller = connection.caller.open(pb.CALL, message.SerializeToString(), end=not following)
         replica = await opened.get()
         sending = asyncio.ensure_future(payload.send_following(caller, following, end=True))
@@ -88,7 +89,8 @@ def test_an_unresolved_value_comes_through() -> None:
 
 
 def test_many_small_buffers_do_not_make_a_large_message() -> None:
-    message, following = payload.encode(payload.dumps([Block(bytes(10_000)) for _ in range(50)]))
+    message = pb.Payload()
+    following = payload.encode(payload.dumps([Block(bytes(10_000)) for _ in range(50)]), message)
     assert message.ByteSize() < 64 * 1024
     assert len(following) == 48
 
