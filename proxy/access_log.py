@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TextIO
 
+from serving.logs import one_word
+
 FLUSH_S = 0.2
 MAX_WAITING = 50_000
 
@@ -23,6 +25,7 @@ class Entry(NamedTuple):
     status: int
     latency_s: float
     request_id: str
+    model_id: str = ""
 
 
 class AccessLog:
@@ -83,11 +86,12 @@ class AccessLog:
             self._dropped += len(entries)  # Nobody reads the stream: a broken pipe, a closed file.
 
     def _text(self, entry: Entry) -> str:
+        model = f" model_id={one_word(entry.model_id)}" if entry.model_id else ""
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time_s))
         return (
             f"INFO {moment},{int(entry.time_s % 1 * 1000):03d} {self._component} --"
             f" {entry.application} {entry.route} {entry.method} {entry.path} {entry.status}"
-            f" {entry.latency_s * 1000:.1f}ms {entry.request_id}\n"
+            f" {entry.latency_s * 1000:.1f}ms {entry.request_id}{model}\n"
         )
 
     def _json(self, entry: Entry) -> str:

@@ -110,7 +110,7 @@ class HttpExchange:
         except ResponseBroken:
             raise
         except Exception:
-            logger.exception("request %s failed in the proxy", self._head.request_id)
+            logger.exception("request failed in the proxy", extra=self._stamp())
             await self._fail(HANDLER_FAILED)
 
     async def _serve(self) -> None:
@@ -245,6 +245,16 @@ class HttpExchange:
         if self._proxy.access_log is not None:
             self._log(self._proxy.access_log.add)
 
+    def _stamp(self) -> dict[str, str]:
+        """What a line of the log tells of the request."""
+        route = self._route
+        return {
+            "serving_request_id": self._head.request_id,
+            "serving_route": route.prefix if route else "",
+            "serving_application": route.application if route else "",
+            "serving_model_id": self._head.model_id,
+        }
+
     def _log(self, add: Callable[[Entry], None]) -> None:
         route = self._route
         add(
@@ -257,5 +267,6 @@ class HttpExchange:
                 self._status,
                 time.perf_counter() - self._started_at,
                 self._head.request_id,
+                self._head.model_id,
             )
         )

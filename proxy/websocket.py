@@ -225,5 +225,6 @@ class WebSocketExchange:
                 status,
                 time.perf_counter() - self._started_at,
                 self._head.request_id,
+                self._head.model_id,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -14,6 +14,9 @@ from serving.exceptions import RequestCancelledError
 
 __all__ = ["Batch", "BatchQueue", "Call"]
 
+
+MAX_JOINED = 8 * 1024
+"""Characters of the request ids that a batch is known by."""
 
 Execute = Callable[["Batch"], Coroutine[Any, Any, None]]
 """Runs a batch and gives its calls their outcomes. It comes with each call, and so does
@@ -82,7 +85,7 @@ class Batch:
 
     def __init__(self, calls: list[Call]) -> None:
         self.calls = calls
-        self.scope = _scope(calls[0])
+        self.scope = _scope(calls)
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -95,12 +98,29 @@ class Batch:
             call.fail(error)
 
 
-def _scope(first: Call) -> RequestScope:
-    """A batch is a request of its own; for the logs it goes by its first item."""
-    origin = first.scope
-    if origin is None:
-        return RequestScope(model_id=first.lane)
-    return RequestScope(origin.request_id, origin.route, origin.application, first.lane)
+def _scope(calls: list[Call]) -> RequestScope:
+    """A batch is a request of its own. The logs, and those that it calls, know it by the ids of all
+    that it works for."""
+    origins = [call.scope for call in calls if call.scope is not None]
+    return RequestScope(
+        _joined(origin.request_id for origin in origins),
+        _joined(origin.route for origin in origins),
+        _joined(origin.application for origin in origins),
+        calls[0].lane,
+    )
+
+
+def _joined(names: Iterable[str]) -> str:
+    """The names that differ, with commas; as many as the head of a call has room for."""
+    room, kept = MAX_JOINED, []
+    for name in dict.fromkeys(names):
+        room -= len(name) + 1
+        if room < 0:
+            kept.append("…")
+            break
+        if name:
+            kept.append(name)
+    return ",".join(kept)
 
 
 class BatchQueue:

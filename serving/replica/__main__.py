@@ -32,7 +32,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal's Ctrl-C is the owner's.
     spec = ReplicaSpec.FromString(Path(sys.argv[1]).read_bytes())
     logging_config = LoggingConfig.model_validate_json(os.environ.get("SERVING_LOGGING", "{}"))
-    logs.configure(spec.replica_id, logging_config)
+    logs.configure_replica(spec.replica_id, logging_config)
     status = uvloop.run(_run(spec))
     sys.exit(status)
 

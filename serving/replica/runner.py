@@ -144,8 +144,7 @@ class Runner:
                 raise
             if not _is_departure(raised, stream):
                 logger.error(
-                    "request %s failed: %s %s",
-                    request.request_id,
+                    "request failed: %s %s",
                     request.method or "WebSocket",
                     scope["path"],
                     exc_info=raised,
@@ -153,8 +152,7 @@ class Runner:
         finally:
             if bridge.finish(failed=failed) and not failed:
                 logger.error(
-                    "request %s: the application returned without completing its response: %s %s",
-                    request.request_id,
+                    "the application returned without completing its response: %s %s",
                     request.method or "WebSocket",
                     scope["path"],
                 )
@@ -168,6 +166,7 @@ class Runner:
         if not self._tasks:
             self._idle.set()
         if not task.cancelled() and (error := task.exception()) is not None:
+            enter_request(scope)  # for the log: this is a context of the callback's own
             logger.error("a request's task failed", exc_info=error)
         self._tell_turned_away()
 

@@ -153,7 +153,9 @@ def test_error_behind_an_adapter_is_logged_and_not_told(cluster: Cluster) -> Non
 
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert response.headers["x-request-id"] == "adapted-error"
-    cluster.logged(r"request adapted-error failed(.*\n)+?ValueError: cannot serve THIS")
+    cluster.logged(
+        r"request_id=adapted-error .*request failed(.*\n)+?ValueError: cannot serve THIS"
+    )
 
 
 def test_adapter_of_a_script_travels_by_value(cluster: Cluster) -> None:

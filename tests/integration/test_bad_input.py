@@ -194,7 +194,8 @@ def test_exception_of_a_handler_is_in_the_log_alone(
     assert response.headers["x-request-id"] == request_id
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     entry = log_entry(unharmed, request_id)
-    assert f"request {request_id} failed: GET {path}" in entry
+    assert f"request_id={request_id} " in entry
+    assert f" -- request failed: GET {path}" in entry
     assert "Traceback" in entry
     assert error in entry
 
@@ -249,7 +250,7 @@ def test_answer_that_is_no_response_is_a_500_that_the_log_knows(
 
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert response.headers["x-request-id"] == request_id
-    unharmed.logged(f"request {request_id}.*{logged}")
+    unharmed.logged(f"request_id={request_id} .*{logged}")
     unharmed.logged(f"GET {path} 500 .*{request_id}$")
 
 
@@ -267,7 +268,7 @@ def test_many_failures_are_told_apart(unharmed: Cluster) -> None:
 
 def log_entry(cluster: Cluster, request_id: str) -> str:
     """The one entry about a failed request, with all its lines."""
-    cluster.logged(f"request {request_id} failed")
+    cluster.logged(f"request_id={request_id} .*request failed")
     entries = re.split(r"^(?=(?:INFO|WARNING|ERROR) \d{4}-)", cluster.log(), flags=re.MULTILINE)
-    (entry,) = [entry for entry in entries if f"request {request_id} failed" in entry]
+    (entry,) = [entry for entry in entries if f"request_id={request_id} " in entry]
     return entry

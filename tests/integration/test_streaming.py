@@ -139,7 +139,9 @@ def test_error_in_mid_stream_breaks_the_connection(streams: Cluster, kind: str) 
     assert b"first" in wire.received
     assert not wire.received.endswith(b"0\r\n\r\n")
     request_id = headers[b"x-request-id"].decode()
-    logged = streams.logged(rf"(?s)request {request_id} failed.*?ValueError: the stream broke")
+    logged = streams.logged(
+        rf"(?s)request_id={request_id} .*?request failed.*?ValueError: the stream broke"
+    )
     assert "Traceback" in logged[0]
 
 

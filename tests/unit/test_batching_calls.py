@@ -16,7 +16,13 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from serving.batching import batch
-from serving.context import RequestScope, enter_request, get_multiplexed_model_id, leave_request
+from serving.context import (
+    RequestScope,
+    current_request,
+    enter_request,
+    get_multiplexed_model_id,
+    leave_request,
+)
 from serving.exceptions import RequestCancelledError
 from tests.support.mux import turn
 
@@ -164,8 +170,6 @@ async def test_a_batch_has_a_request_of_its_own() -> None:
 
     @batch(max_batch_size=2, batch_wait_timeout_s=0)
     async def models(xs: list[int]) -> list[str]:
-        from serving.context import current_request
-
         scope = current_request()
         assert scope is not None
         scopes.append(scope)
@@ -194,6 +198,28 @@ async def test_a_batch_has_a_request_of_its_own() -> None:
     assert stopped == ["c"]
     assert ended == ["a", "b", "c"]
     assert len(set(map(id, scopes))) == 3
+
+
+async def test_a_batch_is_known_by_all_its_requests() -> None:
+    @batch(max_batch_size=100)
+    async def known(xs: list[int]) -> list[RequestScope | None]:
+        return [current_request()] * len(xs)
+
+    async def call(request_id: str) -> RequestScope:
+        enter_request(RequestScope(request_id, "/a", "app", "m"))
+        scope = await known(1)
+        assert scope is not None
+        return scope
+
+    async def batch_of(*ids: str) -> RequestScope:
+        return (await asyncio.gather(*map(call, ids)))[0]
+
+    scope = await batch_of("one", "two", "one", "three")
+    assert scope.request_id == "one,two,three"
+    assert (scope.route, scope.application, scope.model_id) == ("/a", "app", "m")
+    many = await batch_of(*(f"{number:0128}" for number in range(100)))
+    assert len(many.request_id) < 8 * 1024 + 2
+    assert many.request_id.endswith("62,…")
 
 
 async def test_a_batch_that_cancels_itself_fails_its_items() -> None:

@@ -40,7 +40,7 @@ class Sink(io.StringIO):
         return self.getvalue().splitlines()
 
 
-def make_entry(path: str = "/a/b", status: int = 200) -> Entry:
+def make_entry(path: str = "/a/b", status: int = 200, model_id: str = "") -> Entry:
     return Entry(
         time_s=1_700_000_000.25,
         application="app",
@@ -50,6 +50,7 @@ def make_entry(path: str = "/a/b", status: int = 200) -> Entry:
         status=status,
         latency_s=0.0123,
         request_id="id-1",
+        model_id=model_id,
     )
 
 
@@ -64,6 +65,15 @@ async def hold(sink: Sink, log: AccessLog) -> Callable[[], None]:
     log._flush()
     await asyncio.get_running_loop().run_in_executor(None, sink.entered.wait)
     return sink.may_go_on.set
+
+
+async def test_line_names_the_model_that_was_asked_for() -> None:
+    sink = Sink()
+    log = make_log(sink)
+    log.add(make_entry(model_id="a b"))
+    await log.aclose()
+    (line,) = sink.lines
+    assert line.endswith(r'ms id-1 model_id="a\u0020b"')
 
 
 async def test_line_of_text_tells_all_of_a_request() -> None:
@@ -95,6 +105,7 @@ async def test_line_of_json_tells_all_of_a_request() -> None:
             "status": 499,
             "latency_s": 0.0123,
             "request_id": "id-1",
+            "model_id": "",
         }
     ]
 
