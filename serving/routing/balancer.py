@@ -4,18 +4,19 @@ Power of two choices over the number of requests that this caller has in flight 
 what the replica last said it does for others. When all are full, requests wait in one queue in
 the order of their arrival, and the first slot that frees goes to the first of them.
 
-A request may have a key, of something that replicas hold: it goes to one that holds it. Where all
-of those are full it waits for one of them until it is relaxed, and those behind it may pass. Where
-none holds it, all callers choose the same replica, so that only one has to get it.
+A request may have a key, of something that replicas hold: it goes to one that holds it. Where none
+does, the first in line for that key counts as its holder, so that all callers choose the same one
+and only that has to get it. Where the holders are full, a request waits for them in a line of its
+key until it is relaxed: then it takes any replica, the next in line for the key, and so a key that
+is asked for more than its holders can bear spreads.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import takewhile
+from heapq import heapify, heappop, heappush
 
 UNLIMITED = -1
 
@@ -27,7 +28,7 @@ class QueueFull(Exception):
 class Replica:
     """One replica, as its caller knows it."""
 
-    __slots__ = ("capacity", "full", "id", "inflight", "keys", "others", "usable")
+    __slots__ = ("capacity", "full", "id", "inflight", "keys", "lines", "others", "usable")
 
     def __init__(self, replica_id: str, capacity: int) -> None:
         self.id = replica_id
@@ -42,6 +43,8 @@ class Replica:
         """It rejected a request and has not spoken since."""
         self.keys: frozenset[str] = frozenset()
         """What it holds, when last heard."""
+        self.lines: set[Line] = set()
+        """Those that wait for what it holds."""
 
     def __repr__(self) -> str:
         return (
@@ -61,37 +64,77 @@ class Replica:
 class Waiter:
     """A request that waits for a slot. ``notify`` is called when ``replica`` is set."""
 
-    __slots__ = ("arrival", "key", "notify", "patient", "replica")
+    __slots__ = ("arrival", "key", "line", "notify", "replica")
 
-    def __init__(self, arrival: int, notify: Callable[[], None], key: str = "") -> None:
+    def __init__(self, arrival: int, notify: Callable[[], None], key: str) -> None:
         self.arrival = arrival
         self.key = key
-        self.patient = bool(key)
-        """Waits for a replica that holds its key, if there are any."""
+        self.line: Line | None = None
+        """Where it waits."""
         self.notify = notify
         self.replica: Replica | None = None
 
 
+class Line:
+    """Waiters in the order of their arrival, in whatever order they join."""
+
+    __slots__ = ("_heap", "_joined", "holders", "key", "length")
+
+    def __init__(self, key: str = "") -> None:
+        self.key = key
+        """What its waiters wait for; empty where any replica does."""
+        self.holders: list[Replica] = []
+        self.length = 0
+        self._joined = 0
+        self._heap: list[tuple[int, int, Waiter]] = []
+        """By arrival. Those that have left stay until they are met, or are too many."""
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """All of them, in no order."""
+        return (waiter for _, _, waiter in self._heap if waiter.line is self)
+
+    @property
+    def first(self) -> Waiter:
+        """The one that arrived first. There must be one."""
+        while self._heap[0][2].line is not self:
+            heappop(self._heap)
+        return self._heap[0][2]
+
+    def join(self, waiter: Waiter) -> None:
+        waiter.line = self
+        self.length += 1
+        self._joined += 1  # One that was sent away may have left an entry of its arrival.
+        heappush(self._heap, (waiter.arrival, self._joined, waiter))
+
+    def leave(self, waiter: Waiter) -> None:
+        waiter.line = None
+        self.length -= 1
+        if len(self._heap) > 2 * self.length + 16:
+            self._heap = [entry for entry in self._heap if entry[2].line is self]
+            heapify(self._heap)
+
+
 class Balancer:
-    """The replicas of one deployment and the queue before them."""
+    """The replicas of one deployment and the queue before them.
+
+    Whoever waits in a line has no use for any slot that is free: so what frees a slot looks only
+    at the lines that this slot is for.
+    """
 
     def __init__(self, *, rng: random.Random | None = None) -> None:
         self.replicas: dict[str, Replica] = {}
         self.max_queued = UNLIMITED
-        self._queue: OrderedDict[Waiter, None] = OrderedDict()
-        """In the order of arrival."""
-        self._patient = 0
-        """How many in the queue are patient. All others wait because no replica has room."""
+        self.queued = 0
+        """Requests that wait."""
+        self._anyone = Line()
+        """Those that take any replica: they wait because none has room."""
+        self._lines: dict[str, Line] = {}
+        """Those that wait for the holders of a key, by the key. None of it is empty."""
         self._arrivals = 0
         self._rng = rng or random.Random()
 
     def __repr__(self) -> str:
-        return f"<Balancer {list(self.replicas.values())} queued={len(self._queue)}>"
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait."""
-        return len(self._queue)
+        return f"<Balancer {list(self.replicas.values())} queued={self.queued}>"
 
     # Requests.
 
@@ -102,35 +145,39 @@ class Balancer:
 
     def acquire(self, key: str = "") -> Replica | None:
         """Takes a slot at once, or gives None: then :meth:`enqueue`."""
-        if self._queue and len(self._queue) > self._patient:
+        if self._anyone.length:
             return None
         return self._take(key, patient=True)
 
     def enqueue(
-        self, arrival: int, notify: Callable[[], None], *, again: bool = False, key: str = ""
+        self,
+        arrival: int,
+        notify: Callable[[], None],
+        *,
+        again: bool = False,
+        key: str = "",
+        patient: bool = True,
     ) -> Waiter:
         """Joins the queue; where the request had a slot before (``again``) and the replica did
-        not take it, in its old place. Raises :class:`QueueFull`."""
-        if not again and 0 <= self.max_queued <= len(self._queue):
+        not take it, in its old place. ``patient``: it waits for those that hold ``key``. Raises
+        :class:`QueueFull`."""
+        if not again and 0 <= self.max_queued <= self.queued:
             raise QueueFull
         waiter = Waiter(arrival, notify, key)
-        self._queue[waiter] = None
-        self._patient += waiter.patient
-        if again:
-            self._move_to_its_place(waiter)
-        self._serve_queue()
+        self._join(waiter, self._line(key) if key and patient else self._anyone)
+        self._serve(waiter)
         return waiter
 
     def relax(self, waiter: Waiter) -> None:
         """It has waited long enough for those that hold its key: takes any replica."""
-        if waiter.patient and waiter in self._queue:
-            waiter.patient = False
-            self._patient -= 1
-            self._serve_queue()
+        if waiter.line not in (None, self._anyone):
+            self._leave(waiter)
+            self._join(waiter, self._anyone)
+            self._serve(waiter)
 
     def abandon(self, waiter: Waiter) -> None:
         """The request is not wanted any more: leaves the queue, or gives its slot back."""
-        if waiter in self._queue:
+        if waiter.line is not None:
             self._leave(waiter)
         if waiter.replica is not None:
             self.release(waiter.replica)
@@ -139,8 +186,8 @@ class Balancer:
     def release(self, replica: Replica) -> None:
         """Gives a slot back."""
         replica.inflight -= 1
-        if self._queue:
-            self._serve_queue()
+        if self.queued:
+            self._serve_slots(replica)
 
     # Replicas.
 
@@ -151,7 +198,7 @@ class Balancer:
 
     def remove(self, replica_id: str) -> None:
         """A replica that takes no new requests."""
-        self.replicas.pop(replica_id).usable = False
+        self.unusable(self.replicas.pop(replica_id))
 
     def resize(self, capacity: int) -> None:
         """``max_ongoing_requests`` has changed."""
@@ -160,15 +207,16 @@ class Balancer:
         self._serve_queue()
 
     def connected(self, replica: Replica) -> None:
-        replica.usable = True
+        replica.usable = self.replicas.get(replica.id) is replica  # It may have been removed.
         replica.full = False
         replica.others = 0
-        self._serve_queue()
+        self._find_holders_anew()
 
     def unusable(self, replica: Replica) -> None:
         """It is lost, or draining."""
         replica.usable = False
-        self.holds(replica, frozenset())  # It says anew what it holds, should it come back.
+        replica.keys = frozenset()  # It says anew what it holds, should it come back.
+        self._find_holders_anew()
 
     def rejected(self, replica: Replica) -> None:
         """It had no room, whatever was known here: not asked again before it speaks."""
@@ -180,53 +228,97 @@ class Balancer:
         replica.others = others if others > 0 else 0
         if replica.full and ongoing < replica.capacity:
             replica.full = False
-            self._serve_queue()
+            self._serve_slots(replica)
 
     def holds(self, replica: Replica, keys: frozenset[str]) -> None:
         """It said what it holds."""
-        if keys != replica.keys:
-            replica.keys = keys
-            if self._patient:
-                self._serve_queue()
+        news, replica.keys = replica.keys ^ keys, keys
+        for line in [self._lines[key] for key in news if key in self._lines]:
+            self._find_holders(line)
+            while line.length and self._serve(line.first):
+                pass
 
-    def _move_to_its_place(self, waiter: Waiter) -> None:
-        """Behind those that arrived earlier: a few, for they too were sent away by a replica."""
-        earlier = list(takewhile(lambda other: other.arrival < waiter.arrival, self._queue))
-        for each in (waiter, *reversed(earlier)):
-            self._queue.move_to_end(each, last=False)
+    # The queue.
+
+    def _line(self, key: str) -> Line:
+        if (line := self._lines.get(key)) is None:
+            line = self._lines[key] = Line(key)
+            self._find_holders(line)
+        return line
+
+    def _join(self, waiter: Waiter, line: Line) -> None:
+        line.join(waiter)
+        self.queued += 1
 
     def _leave(self, waiter: Waiter) -> None:
-        del self._queue[waiter]
-        self._patient -= waiter.patient
-
-    def _serve_queue(self) -> None:
-        if self._patient:
-            self._serve_patient_queue()
-            return
-        while self._queue:
-            waiter = next(iter(self._queue))
-            if not self._serve(waiter):
-                return
-
-    def _serve_patient_queue(self) -> None:
-        """Those who wait for certain replicas do not hold up those behind them."""
-        hopeless: set[str] = set()
-        for waiter in list(self._queue):
-            if not any(replica.has_room for replica in self.replicas.values()):
-                return
-            if waiter.patient and waiter.key in hopeless:
-                continue
-            if not self._serve(waiter):
-                hopeless.add(waiter.key)
+        line = waiter.line
+        assert line is not None
+        line.leave(waiter)
+        self.queued -= 1
+        if not line.length and line is not self._anyone:
+            del self._lines[line.key]
+            for holder in line.holders:
+                holder.lines.discard(line)
 
     def _serve(self, waiter: Waiter) -> bool:
-        replica = self._take(waiter.key, waiter.patient)
+        """Gives it a slot, if there is one for it."""
+        replica = self._take(waiter.key, patient=waiter.line is not self._anyone)
         if replica is None:
             return False
+        self._grant(waiter, replica)
+        return True
+
+    def _grant(self, waiter: Waiter, replica: Replica) -> None:
         self._leave(waiter)
         waiter.replica = replica
         waiter.notify()
-        return True
+
+    def _serve_slots(self, replica: Replica) -> None:
+        """Gives the free slots of one replica to those that wait for them."""
+        while replica.has_room:
+            firsts = [line.first for line in replica.lines]
+            if self._anyone.length:
+                firsts.append(self._anyone.first)
+            if not firsts:
+                return
+            replica.inflight += 1
+            self._grant(min(firsts, key=lambda waiter: waiter.arrival), replica)
+
+    def _serve_queue(self) -> None:
+        """Gives all free slots to those that wait. Looks at the whole queue."""
+        if not self.queued:
+            return
+        waiters = [waiter for line in (self._anyone, *self._lines.values()) for waiter in line]
+        hopeless: set[Line | None] = set()
+        for waiter in sorted(waiters, key=lambda waiter: waiter.arrival):
+            if not any(replica.has_room for replica in self.replicas.values()):
+                return
+            if waiter.line not in hopeless and not self._serve(waiter):
+                hopeless.add(waiter.line)
+
+    # Who holds what.
+
+    def _find_holders_anew(self) -> None:
+        """The replicas that can be used have changed."""
+        for line in self._lines.values():
+            self._find_holders(line)
+        self._serve_queue()
+
+    def _find_holders(self, line: Line) -> None:
+        for holder in line.holders:
+            holder.lines.discard(line)
+        line.holders = self._holders(line.key)
+        for holder in line.holders:
+            holder.lines.add(line)
+
+    def _holders(self, key: str) -> list[Replica]:
+        usable = [replica for replica in self.replicas.values() if replica.usable]
+        holders = [replica for replica in usable if key in replica.keys]
+        if not holders and (first := first_in_line(key, usable)) is not None:
+            return [first]
+        return holders
+
+    # Choice.
 
     def _take(self, key: str, patient: bool) -> Replica | None:
         replica = self._choose_for(key, patient) if key else self._choose()
@@ -235,13 +327,11 @@ class Balancer:
         return replica
 
     def _choose_for(self, key: str, patient: bool) -> Replica | None:
-        replicas = self.replicas.values()
-        holders = [replica for replica in replicas if key in replica.keys]
-        if free := [replica for replica in holders if replica.has_room]:
+        if free := [replica for replica in self._holders(key) if replica.has_room]:
             return min(free, key=lambda replica: (replica.score, self._rng.random()))
-        if holders and patient:
+        if patient:
             return None
-        return first_in_line(key, [replica for replica in replicas if replica.has_room])
+        return first_in_line(key, [each for each in self.replicas.values() if each.has_room])
 
     def _choose(self) -> Replica | None:
         replicas = list(self.replicas.values())

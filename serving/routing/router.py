@@ -22,7 +22,7 @@ from serving.v1.controller_pb2 import Deployment
 logger = logging.getLogger("serving.routing")
 
 PATIENCE_S = 0.1
-"""How long a request with a key waits for the replicas that hold it, where others have room."""
+"""How long a request with a key waits in all for replicas that hold it, where others have room."""
 
 
 class RoutingError(Exception):
@@ -122,9 +122,10 @@ class Router:
         """
         again = lost = False
         arrival = self.balancer.arrive()
+        patient_until = asyncio.get_running_loop().time() + PATIENCE_S if key else 0.0
         while True:
             replica = (None if again else self.balancer.acquire(key)) or await self._wait(
-                arrival, again, key
+                arrival, again, key, patient_until
             )
             again = True
             stream: Stream | None = None
@@ -169,18 +170,21 @@ class Router:
             timeout_us = max(1, int(remaining_s * 1e6))
         return connection.open(tag, data, end=end, timeout_us=timeout_us)
 
-    async def _wait(self, arrival: int, again: bool, key: str) -> Replica:
+    async def _wait(self, arrival: int, again: bool, key: str, patient_until: float) -> Replica:
         if self._closed:
             raise self._unavailable()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        patient = loop.time() < patient_until
         waiter: Waiter | None = None
         patience: asyncio.TimerHandle | None = None
         self._waiting.add(turn)
         try:
-            waiter = self.balancer.enqueue(arrival, partial(_wake, turn), again=again, key=key)
-            if key and waiter.replica is None:
-                loop = asyncio.get_running_loop()
-                patience = loop.call_later(PATIENCE_S, self.balancer.relax, waiter)
+            waiter = self.balancer.enqueue(
+                arrival, partial(_wake, turn), again=again, key=key, patient=patient
+            )
+            if patient and waiter.replica is None:
+                patience = loop.call_at(patient_until, self.balancer.relax, waiter)
             await turn
             assert waiter.replica is not None
             replica, waiter.replica = waiter.replica, None

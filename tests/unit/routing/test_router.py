@@ -301,6 +301,24 @@ async def test_raised_limit_lets_more_in() -> None:
         call.close()
 
 
+async def test_patience_for_a_holder_is_not_renewed_when_it_rejects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A holder that others keep full says again and again that it has room, and has none."""
+    monkeypatch.setattr("serving.routing.router.PATIENCE_S", 0.03)
+
+    def reject_and_speak_of_room(replica: MemoryReplica, stream: Stream) -> None:
+        reject(replica, stream)
+        replica.script.append(reject_and_speak_of_room)
+        replica.say_load(0)
+
+    holder, other = MemoryReplica("a", reject_and_speak_of_room), MemoryReplica("b")
+    holder.keys = ("m",)
+    async with routed(holder, other) as router:
+        assert await ask(router, key="m") == b"b"
+        assert len(holder.requests) > 1
+
+
 async def test_removed_replica_finishes_what_it_has_and_then_its_link_ends() -> None:
     replica = MemoryReplica("a", hold)
     async with routed(replica) as router:
