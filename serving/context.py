@@ -14,7 +14,7 @@ from typing import Any
 class RequestScope:
     """A request that runs here: what is known of it, what it has open, what waits for its end."""
 
-    __slots__ = ("_calls", "_on_end", "application", "model_id", "request_id", "route")
+    __slots__ = ("_calls", "_ended", "_on_end", "application", "model_id", "request_id", "route")
 
     def __init__(
         self, request_id: str = "", route: str = "", application: str = "", model_id: str = ""
@@ -27,6 +27,7 @@ class RequestScope:
         self.model_id = model_id
         self._calls: set[Callable[[], object]] | None = None
         self._on_end: list[Callable[[], object]] | None = None
+        self._ended = False
 
     def __repr__(self) -> str:
         return f"<RequestScope {self.request_id} open={len(self._calls or ())}>"
@@ -53,13 +54,18 @@ class RequestScope:
     # The end.
 
     def on_end(self, callback: Callable[[], object]) -> None:
-        """Calls `callback` once when the request has ended, however it did."""
+        """Calls `callback` once when the request has ended, however it did: at once if it has, as
+        work that it left behind may find."""
+        if self._ended:
+            callback()
+            return
         if self._on_end is None:
             self._on_end = []
         self._on_end.append(callback)
 
     def end(self) -> None:
         """The request has ended. Calls that it left open, and that nobody cancelled, go on."""
+        self._ended = True
         callbacks, self._on_end = self._on_end, None
         for callback in callbacks or ():
             callback()
