@@ -22,10 +22,15 @@ ROUTES_PATH = "/-/routes"
 class Proxy:
     """Takes a server's requests and brings each to a replica of the application it is for."""
 
-    def __init__(self, options: HTTPOptions, access_log: AccessLog | None) -> None:
+    def __init__(
+        self,
+        options: HTTPOptions,
+        access_log: AccessLog | None,
+        directory: Directory | None = None,
+    ) -> None:
         self.options = options
         self.access_log = access_log
-        self.directory = Directory(connect_ingresses=True)
+        self.directory = directory or Directory(connect_ingresses=True)
         self.tasks = Tasks()
         self.draining = False
 

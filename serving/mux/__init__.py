@@ -7,6 +7,7 @@ itself in ``connection``. Nothing here knows HTTP or deployments.
 
 from serving.mux.connection import (
     CallerConnection,
+    ClientCall,
     ReplicaConnection,
     channel_options,
     server_options,
@@ -26,6 +27,7 @@ from serving.v1.frames_pb2 import ResetCode
 
 __all__ = [
     "CallerConnection",
+    "ClientCall",
     "ConnectionLost",
     "MuxError",
     "ProtocolError",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import grpc.aio
 
-from serving.mux import CallerConnection, ProtocolError, channel_options
+from serving.mux import CallerConnection, ClientCall, ProtocolError, channel_options
 from serving.v1.replica_pb2_grpc import ReplicaStub
 
 logger = logging.getLogger("serving.routing")
@@ -54,13 +55,17 @@ class Link:
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
 
+    @contextlib.asynccontextmanager
+    async def _calling(self) -> AsyncIterator[ClientCall]:
+        """The call that a connection is carried by."""
+        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
+            yield ReplicaStub(channel).Connect()
+
     async def _connect_once(self) -> bool:
         """Carries one connection to its end; tells whether it ever stood."""
-        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
+        async with self._calling() as call:
             connection = CallerConnection(
-                ReplicaStub(channel).Connect(),
-                on_load=self._on_load,
-                on_holdings=self._on_holdings,
+                call, on_load=self._on_load, on_holdings=self._on_holdings
             )
             running = asyncio.ensure_future(connection.run())
             standing = asyncio.ensure_future(connection.ready.wait())

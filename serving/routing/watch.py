@@ -13,6 +13,7 @@ import grpc.aio
 
 from serving.aio import Tasks
 from serving.mux import channel_options
+from serving.routing.link import Link
 from serving.routing.router import Router
 from serving.routing.routes import Route, RouteTable
 from serving.v1.controller_pb2 import Deployment, WatchRequest, WatchUpdate
@@ -28,10 +29,13 @@ SETTLE_TIMEOUT_S = 1.0
 class Directory:
     """The routes, and a router for each deployment that this process has asked for."""
 
-    def __init__(self, *, connect_ingresses: bool = False) -> None:
+    def __init__(
+        self, *, connect_ingresses: bool = False, make_link: Callable[..., Link] = Link
+    ) -> None:
         """``connect_ingresses``: routers of routed deployments are made before the first request
-        (a proxy)."""
+        (a proxy). ``make_link`` connects them to replicas."""
         self.routes = RouteTable()
+        self._make_link = make_link
         self._connect_ingresses = connect_ingresses
         self._deployments: dict[tuple[str, str], Deployment] = {}
         self._routers: dict[tuple[str, str], Router] = {}
@@ -43,7 +47,8 @@ class Directory:
         if (router := self._routers.get(key)) is None and (
             target := self._deployments.get(key)
         ) is not None:
-            router = self._routers[key] = Router(application, deployment)
+            router = Router(application, deployment, make_link=self._make_link)
+            self._routers[key] = router
             router.update(target)
         return router
 
