@@ -7,12 +7,12 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving import cluster, progress
-from serving.calls import process
+from serving.calls import local, process
 from serving.cluster import OwnCluster
 from serving.config import HTTPOptions, LoggingConfig, validated
 from serving.context import current_replica
@@ -20,11 +20,12 @@ from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
 from serving.interrupts import interruptible, raise_if_interrupted
 from serving.schema import ServeStatus, from_message
-from serving.specs import application_spec
+from serving.specs import application_graph, application_spec
 
 if TYPE_CHECKING:
     from serving.client import Client
     from serving.deployment import Application
+    from serving.testing.cluster import LocalCluster
     from serving.v1 import controller_pb2 as pb
 
 # Of a shell's command that Ctrl-C ended.
@@ -48,6 +49,7 @@ def run(
     blocking: bool = False,
     name: str = "default",
     route_prefix: str | None = "/",
+    _local_testing_mode: bool = False,
 ) -> DeploymentHandle[Any]:
     """Serves an application and returns once it answers.
 
@@ -60,6 +62,9 @@ def run(
         blocking: wait until Ctrl-C or SIGTERM, then end the application.
         name: the application's name.
         route_prefix: the HTTP path that it serves; None: no HTTP.
+        _local_testing_mode: run it in this process, without a cluster, for tests. Until
+            `shutdown()`, `status`, `delete` and handles are about what runs here.
+            `serving.testing.run` does more.
 
     Raises:
         TypeError, ValueError: a wrong argument; nothing was started.
@@ -68,6 +73,13 @@ def run(
         ClusterError: the cluster could not be started or reached.
     """
     _refuse_while_imported("run")
+    if _local_testing_mode:
+        return _run_locally(target, name, route_prefix, blocking=blocking)
+    if local.current_key():
+        raise ClusterError(
+            "applications run in this process in local testing mode: run this one likewise, or "
+            "end them with serving.shutdown() first"
+        )
     spec = application_spec(target, name, route_prefix)
     if blocking:
         with until_interrupted(name):
@@ -104,6 +116,8 @@ def start(
 
 def status() -> ServeStatus:
     """The applications and proxies of the cluster; empty where none runs."""
+    if (here := _local_cluster()) is not None:
+        return here.status()
     if _address() is None:
         return ServeStatus()
     with _client() as client:
@@ -115,13 +129,14 @@ def get_app_handle(name: str = "default") -> DeploymentHandle[Any]:
 
     Raises ValueError where there is no application of that name.
     """
-    with _client() as client:
-        applications = client.status().applications
-    for application in applications:
-        if application.name == name:
-            return DeploymentHandle(application.ingress, name)
-    known = ", ".join(app.name for app in applications) or "none"
-    raise ValueError(f"no application {name!r}; there are: {known}")
+    if (here := _local_cluster()) is not None:
+        ingresses = {app.name: app.ingress for app in here.applications()}
+    else:
+        with _client() as client:
+            ingresses = {app.name: app.ingress for app in client.status().applications}
+    if name not in ingresses:
+        raise _no_application(name, ingresses)
+    return DeploymentHandle(ingresses[name], name)
 
 
 def get_deployment_handle(
@@ -139,14 +154,22 @@ def delete(name: str) -> None:
 
     Raises ValueError where there is none of that name.
     """
+    if (here := _local_cluster()) is not None:
+        if not here.delete(name):
+            raise _no_application(name, (app.name for app in here.applications()))
+        if not here.applications():
+            here.close()
+        return
     with _client() as client:
         if not client.delete(name, progress.say):
-            known = ", ".join(app.name for app in client.status().applications) or "none"
-            raise ValueError(f"no application {name!r}; there are: {known}")
+            raise _no_application(name, (app.name for app in client.status().applications))
 
 
 def shutdown() -> None:
     """Ends the cluster, letting requests finish. Does nothing where none runs."""
+    if (here := _local_cluster()) is not None:
+        here.close()
+        return
     process.close()
     if _own is not None:
         _stop_own()
@@ -154,6 +177,44 @@ def shutdown() -> None:
         with _client() as client:
             client.shutdown()
         cluster.wait_until_gone(address)
+
+
+def _no_application(name: str, known: Iterable[str]) -> ValueError:
+    return ValueError(f"no application {name!r}; there are: {', '.join(known) or 'none'}")
+
+
+# Local testing
+
+
+def _run_locally(
+    target: Application, name: str, route_prefix: str | None, *, blocking: bool
+) -> DeploymentHandle[Any]:
+    if blocking:
+        raise ValueError("blocking=True: nobody could reach what runs in local testing mode")
+    from serving.testing.cluster import LocalCluster
+
+    graph = application_graph(target, name, route_prefix)
+    here = _local_cluster()
+    if here is None:
+        here = LocalCluster(HTTPOptions())
+        local.use_in_script(here.key)
+    try:
+        here.deploy(graph, name, route_prefix)
+    except BaseException:
+        if not here.applications():
+            here.close()
+        raise
+    return DeploymentHandle(graph.nodes[0].deployment.name, name)
+
+
+def _local_cluster() -> LocalCluster | None:
+    """The one that this code runs in, or that the script has made its own."""
+    key = local.current_key()
+    if not key:
+        return None
+    from serving.testing.cluster import find
+
+    return find(key)
 
 
 # The cluster

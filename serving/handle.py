@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
-from serving.calls import payload, process
+from serving.calls import local, payload, process
 from serving.calls.caller import Caller, Origin, Target
 from serving.context import RequestScope, current_request
 from serving.exceptions import RequestCancelledError
@@ -28,7 +28,8 @@ class DeploymentHandle(Generic[T_co]):
     __slots__ = ("_model_id", "_target")
 
     def __init__(self, deployment_name: str, app_name: str = "default") -> None:
-        self._target = Target(deployment_name, app_name, "__call__", False, None)
+        key = local.current_key()
+        self._target = Target(deployment_name, app_name, "__call__", False, None, key)
         self._model_id: str | None = None
 
     @property
@@ -65,6 +66,7 @@ class DeploymentHandle(Generic[T_co]):
                 old.method if method_name is _UNSET else method_name,
                 old.stream if stream is _UNSET else stream,
                 old.timeout_s if timeout_s is _UNSET else timeout_s,
+                old.local_key,
             ),
             self._model_id if multiplexed_model_id is _UNSET else multiplexed_model_id,
         )
@@ -82,7 +84,7 @@ class DeploymentHandle(Generic[T_co]):
         Raises ClusterError where there is no cluster, CodeNotPortableError for an argument that
         cannot be sent.
         """
-        caller, scope = process.current(), current_request()
+        caller, scope = process.current(self._target.local_key), current_request()
         origin = _origin(scope, self._target.application, self._model_id)
         try:
             arguments: Awaitable[list[Any]] | list[Any] = payload.dumps((args, kwargs))

@@ -23,48 +23,40 @@ def application_spec(
 
     Raises TypeError or ValueError, naming what is wrong, and CodeNotPortableError.
     """
+    graph = application_graph(target, name, route_prefix)
+    return pb.ApplicationSpec(
+        name=name,
+        route_prefix=route_prefix or "",
+        ingress=graph.nodes[0].deployment.name,
+        deployments=_deployment_specs(graph, name, salt),
+    )
+
+
+def application_graph(target: object, name: str, route_prefix: str | None) -> Graph:
+    """Checks the application as far as that can be done without looking into arguments.
+
+    Raises TypeError or ValueError, naming what is wrong.
+    """
     application = _checked_target(target)
     _check_application_name(name)
     if route_prefix is not None:
         _check_route_prefix(route_prefix)
         _check_takes_requests(application.deployment)
-    return pb.ApplicationSpec(
-        name=name,
-        route_prefix=route_prefix or "",
-        ingress=application.deployment.name,
-        deployments=_Graph(application, name).specs(salt),
-    )
+    return Graph(application)
 
 
-class _Graph:
-    """A bound deployment and all that are bound into it, each with a name of its own."""
+class Graph:
+    """A bound deployment and all that are found bound into it, each with a name of its own."""
 
-    def __init__(self, root: Application, application: str) -> None:
-        self._application = application
+    def __init__(self, root: Application) -> None:
         # By identity: the same bound node is one deployment, wherever it stands.
         self._names: dict[int, str] = {}
-        self._nodes: list[Application] = []
-        self._name(root)
+        self.nodes: list[Application] = []
+        """The root first; more come as they are named."""
+        self.name(root)
 
-    def specs(self, salt: str) -> list[pb.DeploymentSpec]:
-        """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
-        specs: list[pb.DeploymentSpec] = []
-        for node in self._nodes:  # grows meanwhile
-            calls: dict[str, None] = {}
-
-            def handle(obj: object, calls: dict[str, None] = calls) -> object | None:
-                if not isinstance(obj, Application):
-                    return None
-                name = self._name(obj)
-                calls[name] = None
-                return DeploymentHandle[Any](name, self._application)
-
-            init_args = dumps((node.args, node.kwargs), replace=handle)
-            name = self._names[id(node)]
-            specs.append(_deployment_spec(node.deployment, name, init_args, list(calls), salt))
-        return specs
-
-    def _name(self, node: Application) -> str:
+    def name(self, node: Application) -> str:
+        """The name of a node in this graph, to which it may be new."""
         if (known := self._names.get(id(node))) is not None:
             return known
         taken = set(self._names.values())
@@ -72,8 +64,27 @@ class _Graph:
         names = (f"{wanted}_{number}" for number in count(1))
         name = wanted if wanted not in taken else next(n for n in names if n not in taken)
         self._names[id(node)] = name
-        self._nodes.append(node)
+        self.nodes.append(node)
         return name
+
+
+def _deployment_specs(graph: Graph, application: str, salt: str) -> list[pb.DeploymentSpec]:
+    """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
+    specs: list[pb.DeploymentSpec] = []
+    for node in graph.nodes:  # grows meanwhile
+        calls: dict[str, None] = {}
+
+        def handle(obj: object, calls: dict[str, None] = calls) -> object | None:
+            if not isinstance(obj, Application):
+                return None
+            name = graph.name(obj)
+            calls[name] = None
+            return DeploymentHandle[Any](name, application)
+
+        init_args = dumps((node.args, node.kwargs), replace=handle)
+        name = graph.name(node)
+        specs.append(_deployment_spec(node.deployment, name, init_args, list(calls), salt))
+    return specs
 
 
 def _checked_target(target: object) -> Application:
@@ -131,14 +142,15 @@ def _deployment_spec(
         code=capture(deployment.func_or_class),
         init_args=init_args,
         calls=calls,
-        options=_options(deployment),
+        options=options_message(deployment),
         http_adapter=capture(adapter) if adapter is not None else None,
     )
     spec.version = _version(spec, salt)
     return spec
 
 
-def _options(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:
+def options_message(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:
+    """The options of a deployment as they travel."""
     config = deployment.config
     return pb.DeploymentOptions(
         num_replicas=config.num_replicas,

@@ -37,6 +37,8 @@ class Target:
     method: str
     stream: bool
     timeout_s: float | None
+    local_key: str
+    """Of the local cluster that the deployment runs in; empty: it has processes of its own."""
 
 
 class Origin(NamedTuple):

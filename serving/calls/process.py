@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 
+from serving.calls import local
 from serving.calls.caller import Caller
 from serving.exceptions import ClusterError
 from serving.routing.watch import Directory, watch
@@ -60,11 +61,14 @@ def find_cluster_with(address: Callable[[], str | None]) -> None:
     _find_address = address
 
 
-def current() -> Caller:
-    """The process's caller, which a script starts with its first call.
+def current(local_key: str = "") -> Caller:
+    """The process's caller, which a script starts with its first call; with a key, that of a local
+    cluster.
 
     Raises ClusterError where there is no cluster.
     """
+    if local_key:
+        return local.caller_of(local_key)
     if _caller is not None:
         return _caller
     return _start_thread()

@@ -5,36 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import requests
 
 import serving
 from serving.handle import DeploymentHandle
 from tests.integration.apps import composed
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import bound
 from tests.support.control import until
 from tests.support.gate import Gate
+from tests.support.modes import Mode
 
 TIMEOUT_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("marks")
 
 
 @pytest.fixture(scope="module")
-def graph(cluster: Cluster, folder: Path) -> DeploymentHandle[Any]:
+def graph(mode: Mode, folder: Path) -> DeploymentHandle[Any]:
     leaf, other = bound(composed.Leaf, str(folder), add=1), bound(composed.Leaf, add=2)
     middle = bound(composed.Middle, leaf)
     ingress = bound(composed.Ingress, middle, others={"list": [leaf, other]})
-    handle = serving.run(ingress, name="graph", route_prefix="/graph")
+    handle = mode.run(ingress, name="graph", route_prefix="/graph")
     assert handle.names.remote().result(TIMEOUT_S)
     return handle
 
 
-def test_call_passes_three_deployments(graph: Any, cluster: Cluster) -> None:
-    assert cluster.get("/graph?value=4").json() == 50
+def test_call_passes_three_deployments(graph: Any, mode: Mode) -> None:
+    with mode.http as client:
+        assert client.get("/graph?value=4").json() == 50
 
 
 def test_same_node_is_one_deployment_and_equal_names_are_told_apart(graph: Any) -> None:
@@ -45,8 +47,9 @@ def test_same_node_is_one_deployment_and_equal_names_are_told_apart(graph: Any) 
     assert graph.add_up.remote(5).result(TIMEOUT_S) == [6, 7]
 
 
-def test_request_is_known_down_the_graph_in_threads_too(graph: Any, cluster: Cluster) -> None:
-    response = cluster.get("/graph?call=request", headers={"x-request-id": "known"})
+def test_request_is_known_down_the_graph_in_threads_too(graph: Any, mode: Mode) -> None:
+    with mode.http as client:
+        response = client.get("/graph?call=request", headers={"x-request-id": "known"})
 
     assert response.json() == ["known", "/graph", "graph"]
 
@@ -60,23 +63,21 @@ def test_request_is_known_down_the_graph_in_threads_too(graph: Any, cluster: Clu
     ],
 )
 def test_client_that_leaves_cancels_the_whole_graph(
-    graph: Any, cluster: Cluster, folder: Path, call: str, mark: str
+    graph: Any, mode: Mode, folder: Path, call: str, mark: str
 ) -> None:
-    with pytest.raises(requests.Timeout):
-        requests.get(cluster.url(f"/graph?call={call}&name={call}"), timeout=1)
+    with mode.http as client, pytest.raises(httpx.ReadTimeout):
+        client.get(f"/graph?call={call}&name={call}", timeout=1)
 
     assert (folder / f"{mark}.begun").exists()
     assert until((folder / f"{mark}.cancelled").exists)
 
 
-def test_first_token_comes_before_the_second_is_made(
-    graph: Any, cluster: Cluster, folder: Path
-) -> None:
+def test_first_token_comes_before_the_second_is_made(graph: Any, mode: Mode, folder: Path) -> None:
     gate = Gate(folder / "gate")
     with gate.closed() as open_gate:
-        url = cluster.url(f"/graph?call=tokens&name=tokens&gate={gate.path}")
-        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
-            chunks = response.iter_content(None)
+        url = f"/graph?call=tokens&name=tokens&gate={gate.path}"
+        with mode.http as client, client.stream("GET", url) as response:
+            chunks = response.iter_raw()
             assert next(chunks) == b"first "
             open_gate()
             assert b"".join(chunks) == b"second"
@@ -85,12 +86,12 @@ def test_first_token_comes_before_the_second_is_made(
 
 
 def test_client_that_leaves_a_stream_ends_its_generator(
-    graph: Any, cluster: Cluster, folder: Path
+    graph: Any, mode: Mode, folder: Path
 ) -> None:
     gate = Gate(folder / "closed")
     with gate.closed():
-        url = cluster.url(f"/graph?call=tokens&name=left&gate={gate.path}")
-        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
-            assert next(response.iter_content(None)) == b"first "
+        url = f"/graph?call=tokens&name=left&gate={gate.path}"
+        with mode.http as client, client.stream("GET", url) as response:
+            assert next(response.iter_raw()) == b"first "
 
     assert until((folder / "left.ended").exists)

@@ -20,9 +20,10 @@ from serving.exceptions import (
 )
 from serving.handle import DeploymentHandle
 from tests.integration.apps import calls
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import bound
 from tests.support.control import until
 from tests.support.gate import Gate
+from tests.support.modes import Mode, processes_only
 
 TIMEOUT_S = 10.0
 
@@ -30,13 +31,13 @@ Handle = DeploymentHandle[Any]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("marks")
 
 
 @pytest.fixture(scope="module")
-def model(cluster: Cluster, folder: Path) -> Handle:
-    handle = serving.run(bound(calls.Model, str(folder)), name="model", route_prefix=None)
+def model(mode: Mode, folder: Path) -> Handle:
+    handle = mode.run(bound(calls.Model, str(folder)), name="model", route_prefix=None)
     # The thread that carries a script's calls begins with the first, and stays.
     assert handle.remote("first").result(TIMEOUT_S) == "first"
     return handle
@@ -54,8 +55,8 @@ async def test_call_is_awaited_on_any_loop(model: Handle) -> None:
     assert await model.remote("a") == "a"
 
 
-def test_function_is_called(model: Handle) -> None:
-    handle = serving.run(calls.double.bind(), name="double", route_prefix=None)
+def test_function_is_called(mode: Mode, model: Handle) -> None:
+    handle = mode.run(calls.double.bind(), name="double", route_prefix=None)
 
     assert handle.remote(4).result(TIMEOUT_S) == 8
     serving.delete("double")
@@ -229,15 +230,16 @@ def test_context_is_known_in_the_replica(model: Handle) -> None:
     assert response.result(TIMEOUT_S) == ("model", "Model", response.request_id)
 
 
-def test_shutdown_hook_runs_at_the_end(model: Handle, tmp_path: Path) -> None:
-    serving.run(bound(calls.Model, str(tmp_path)), name="ends", route_prefix=None)
+def test_shutdown_hook_runs_at_the_end(mode: Mode, model: Handle, tmp_path: Path) -> None:
+    mode.run(bound(calls.Model, str(tmp_path)), name="ends", route_prefix=None)
     serving.delete("ends")
 
     assert (tmp_path / "shutdown").exists()
 
 
-def test_lost_replica_is_an_error_of_its_own(model: Handle, tmp_path: Path) -> None:
-    handle = serving.run(bound(calls.Model, str(tmp_path)), name="dies", route_prefix=None)
+@processes_only
+def test_lost_replica_is_an_error_of_its_own(mode: Mode, model: Handle, tmp_path: Path) -> None:
+    handle = mode.run(bound(calls.Model, str(tmp_path)), name="dies", route_prefix=None)
 
     with pytest.raises(ReplicaUnavailableError, match="'Model'"):
         handle.die.remote().result(TIMEOUT_S)
