@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from serving.calls import local, payload, process
@@ -123,7 +123,7 @@ def _handle(target: Target, model_id: str | None) -> DeploymentHandle[Any]:
 
 def _origin(scope: RequestScope | None, application: str, model_id: str | None) -> Origin:
     if scope is None:
-        return Origin(uuid.uuid4().hex, "", application, model_id or "")
+        return Origin(os.urandom(16).hex(), "", application, model_id or "")
     model = scope.model_id if model_id is None else model_id
     return Origin(scope.request_id, scope.route, scope.application, model)
 
@@ -167,13 +167,12 @@ class DeploymentResponse(_Response, Generic[T_co]):
     ) -> None:
         super().__init__(caller, origin, scope)
         self._outcome: concurrent.futures.Future[Any] | None = None
-        self._task: asyncio.Task[Any] | None = None
-        work = self._work(target, arguments)
+        self._answer: asyncio.Future[Any] | None = None
         if self._on_loop:
-            self._begin(work)
+            self._begin(target, arguments)
         else:
             self._outcome = concurrent.futures.Future()
-            caller.loop.call_soon_threadsafe(self._begin, work)
+            caller.loop.call_soon_threadsafe(self._begin, target, arguments)
 
     def cancel(self) -> None:
         """Cancels the call, and with it the code that works on it. Harmless when it is done."""
@@ -202,47 +201,48 @@ class DeploymentResponse(_Response, Generic[T_co]):
             raise TimeoutError(f"no result within {timeout_s} s; the call goes on") from None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._task is not None and self._on_loop:
-            return (yield from self._task.__await__())
+        if self._answer is not None and self._on_loop:
+            return (yield from self._answer.__await__())
         return (yield from self._wait_elsewhere().__await__())
 
     # On the caller's loop.
 
-    def _begin(self, work: Any) -> None:
-        self._task = self._caller.run(work)
+    def _begin(self, target: Target, arguments: Awaitable[list[Any]] | list[Any]) -> None:
+        if isinstance(arguments, list):
+            answer = self._caller.begin(target, self._origin, arguments)
+        else:
+            answer = self._caller.run(self._call_with(target, arguments))
+        self._answer = answer
         if self._cancelled:
-            self._task.cancel()
-        scope, cancel = self._scope, self._task.cancel
-        if scope is not None:
-            scope.opened(cancel)
-        self._task.add_done_callback(lambda task: self._done(task, cancel))
-
-    def _done(self, task: asyncio.Task[Any], cancel: Callable[[], object]) -> None:
+            answer.cancel()
         if self._scope is not None:
-            self._scope.closed(cancel)
+            self._scope.opened(answer.cancel)
+        answer.add_done_callback(self._done)
+
+    def _done(self, answer: asyncio.Future[Any]) -> None:
+        if self._scope is not None:
+            self._scope.closed(answer.cancel)
         outcome = self._outcome
-        if task.cancelled():
-            if outcome is not None:
-                outcome.cancel()
-        elif (error := task.exception()) is not None:
-            if outcome is not None and not outcome.cancelled():
-                outcome.set_exception(error)
-        elif outcome is not None and not outcome.cancelled():
-            outcome.set_result(task.result())
+        if outcome is None or outcome.cancelled():
+            return
+        if answer.cancelled():
+            outcome.cancel()
+        elif (error := answer.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(answer.result())
 
     def _cancel_here(self) -> None:
         self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()
+        if self._answer is not None:
+            self._answer.cancel()
 
-    async def _work(self, target: Target, arguments: Awaitable[list[Any]] | list[Any]) -> Any:
-        if not isinstance(arguments, list):
-            arguments = await arguments
-        return await self._caller.call(target, self._origin, arguments)
+    async def _call_with(self, target: Target, arguments: Awaitable[list[Any]]) -> Any:
+        return await self._caller.call(target, self._origin, await arguments)
 
     async def _wait(self) -> Any:
-        assert self._task is not None
-        return await asyncio.shield(self._task)
+        assert self._answer is not None
+        return await asyncio.shield(self._answer)
 
     async def _wait_elsewhere(self) -> Any:
         outcome = self._outcome
@@ -357,7 +357,7 @@ class _Items:
         self._origin = origin
         self._arguments = arguments
         self._scope = scope
-        self._opening: asyncio.Task[Any] | None = None
+        self._opening: asyncio.Future[Any] | None = None
         self._cancelled = False
 
     def begin(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from serving.aio import Tasks
@@ -59,21 +60,36 @@ class Caller:
         self.tasks = Tasks()
         self._directory = directory
         self._known = known
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._knows = False
+        self._calls: set[asyncio.Future[Any]] = set()
+
+    def begin(self, target: Target, origin: Origin, arguments: list[Any]) -> asyncio.Future[Any]:
+        """Calls a method; gives the future of what it returns or raises. To cancel that is to
+        cancel the call.
+
+        Where a replica has room the call leaves at once, and no task has to wait for its answer.
+        """
+        try:
+            request = _encode(target, origin, arguments)
+        except Exception as error:  # a method's name that is no text, say
+            return self._owned(_failed(self.loop, error))
+        if self._knows and not (target.timeout_s or request.key or request.following):
+            router = self._directory.router(target.application, target.deployment)
+            if router is not None and (call := router.start_now(pb.CALL, request.data)):
+                return self._owned(_Answer(self, request, call).future)
+        return self.run(self.finish(request))
 
     async def call(self, target: Target, origin: Origin, arguments: list[Any]) -> Any:
         """Calls a method and gives what it returns, or raises what it raised."""
-        if target.timeout_s is None:
-            return await self._answer(target, origin, arguments)
-        async with asyncio.timeout(target.timeout_s):
-            return await self._answer(target, origin, arguments)
+        return await self.finish(_encode(target, origin, arguments))
 
     async def open(self, target: Target, origin: Origin, arguments: list[Any]) -> Call:
         """Calls a method that yields; `item` gives what it yields. The call must be closed."""
+        request = _encode(target, origin, arguments)
         if target.timeout_s is None:
-            return await self._start(target, origin, arguments)
+            return await self._start(request)
         async with asyncio.timeout(target.timeout_s):
-            return await self._start(target, origin, arguments)
+            return await self._start(request)
 
     async def item(self, target: Target, call: Call) -> tuple[Any] | None:
         """The next item, in a tuple of its own, or None after the last."""
@@ -83,17 +99,19 @@ class Caller:
             _raise_lost(target, error)
         return None if value is _END else (value,)
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
         """Runs the work of a call as a task of this owner. Its failure is its response's."""
-        task = self.loop.create_task(work)
-        self._calls.add(task)
-        task.add_done_callback(self._ended)
-        return task
+        return self._owned(self.loop.create_task(work))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled():
-            task.exception()  # Nobody may have asked for it.
+    def _owned(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        self._calls.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self._calls.discard(future)
+        if not future.cancelled():
+            future.exception()  # Nobody may have asked for it.
 
     async def aclose(self) -> None:
         """Cancels what is open and ends the connections."""
@@ -104,34 +122,37 @@ class Caller:
         await self.tasks.aclose()
         await self._directory.aclose()
 
-    async def _answer(self, target: Target, origin: Origin, arguments: list[Any]) -> Any:
-        call = await self._start(target, origin, arguments)
+    async def finish(self, request: _Request, call: Call | None = None) -> Any:
+        """What a call gives, from its start, or from where `start_now` and `_Answer` left it."""
+        if request.target.timeout_s is None:
+            return await self._finish(request, call)
+        async with asyncio.timeout(request.target.timeout_s):
+            return await self._finish(request, call)
+
+    async def _finish(self, request: _Request, call: Call | None) -> Any:
+        if call is None or call.first is None:
+            call = await self._start(request, failed=call)
         try:
             return await _value(call, pb.RESULT)
         except MuxError as error:
-            _raise_lost(target, error)
+            _raise_lost(request.target, error)
         finally:
             call.close()
 
-    async def _start(self, target: Target, origin: Origin, arguments: list[Any]) -> Call:
-        await self._known()
-        request = pb.Call(
-            method=target.method,
-            stream=target.stream,
-            request_id=origin.request_id,
-            route=origin.route,
-            application=origin.application,
-            multiplexed_model_id=origin.model_id,
-        )
-        following = payload.encode(arguments, request.arguments)
+    async def _start(self, request: _Request, failed: Call | None = None) -> Call:
+        if not self._knows:
+            await self._known()
+            self._knows = True
+        target, following = request.target, request.following
         deadline = self.loop.time() + target.timeout_s if target.timeout_s else 0
         try:
             call = await self._router(target).start(
                 pb.CALL,
-                request.SerializeToString(),
+                request.data,
                 end=not following,
                 deadline=deadline,
-                key=origin.model_id,
+                key=request.key,
+                failed=failed,
             )
         except Overloaded as error:
             raise BackPressureError(str(error)) from None
@@ -157,6 +178,90 @@ class Caller:
         return router
 
 
+class _Request(NamedTuple):
+    """A call as it is sent."""
+
+    target: Target
+    key: str
+    data: bytes
+    following: Sequence[memoryview]
+
+
+def _encode(target: Target, origin: Origin, arguments: list[Any]) -> _Request:
+    message = pb.Call(
+        method=target.method,
+        stream=target.stream,
+        request_id=origin.request_id,
+        route=origin.route,
+        application=origin.application,
+        multiplexed_model_id=origin.model_id,
+    )
+    following = payload.encode(arguments, message.arguments)
+    return _Request(target, origin.model_id, message.SerializeToString(), following)
+
+
+class _Answer:
+    """The future of a call that was sent at once. A value that comes in one frame is given to it
+    as it arrives; all else is the work of a task."""
+
+    __slots__ = ("_call", "_caller", "_request", "future")
+
+    def __init__(self, caller: Caller, request: _Request, call: Call) -> None:
+        self.future: asyncio.Future[Any] = caller.loop.create_future()
+        self.future.add_done_callback(self._ended)
+        self._caller = caller
+        self._request = request
+        self._call = call
+        call.stream.on_answer(self._arrived)
+
+    def _arrived(self) -> None:
+        future, call = self.future, self._call
+        if future.done():
+            return  # It was cancelled in this very turn of the loop.
+        part = call.first = call.stream.session.read(call.stream)
+        try:
+            if part is not None and part.tag == pb.RESULT and part.end:
+                message = pb.Payload.FromString(part.data)
+                if message.pickled and not message.buffers:
+                    future.set_result(payload.loads([message.pickled]))
+                    return
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the user's, whose value it is: not the connection's
+            future.set_exception(
+                error if not isinstance(error, StopIteration) else RuntimeError(str(error))
+            )
+            return
+        self._finish()
+
+    def _finish(self) -> None:
+        future = self.future
+        task = self._caller.run(self._caller.finish(self._request, self._call))
+        future.add_done_callback(lambda _: task.cancel())
+        task.add_done_callback(partial(_pass_on, future))
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            self._call.close()
+
+
+def _failed(loop: asyncio.AbstractEventLoop, error: Exception) -> asyncio.Future[Any]:
+    future = loop.create_future()
+    future.set_exception(error)
+    return future
+
+
+def _pass_on(future: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
+    if future.done():
+        return
+    if task.cancelled():
+        future.cancel()
+    elif (error := task.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
+
+
 _END: Any = object()
 
 
@@ -175,6 +280,8 @@ async def _value(call: Call, tag: int) -> Any:
     if part.tag == pb.ERROR:
         raise decode_error(part.data)
     message = pb.Payload.FromString(part.data)
+    if message.pickled and not message.buffers:
+        return payload.loads([message.pickled])
     return payload.loads(await payload.receive(call.stream, message))
 
 

@@ -114,8 +114,9 @@ class CallerConnection:
     async def _read(self) -> None:
         session, read, on_load = self.session, self._call.read, self._on_load
         while (message := await read()) is not grpc.aio.EOF:
-            session.receive(message.frames)
+            # As it was when the frames were sent: their streams count as ongoing still.
             on_load(message.ongoing)
+            session.receive(message.frames)
             if message.HasField("holdings"):
                 self._on_holdings(frozenset(message.holdings.keys))
             if not self.ready.is_set():

@@ -16,7 +16,7 @@ class Stream(StreamCore):
     so cancelling a task that waits here harms no other stream, nor this one.
     """
 
-    __slots__ = ("_on_early_end", "_on_over", "_readers", "_writers")
+    __slots__ = ("_on_answer", "_on_early_end", "_on_over", "_readers", "_writers")
 
     def __init__(self, session: Session, stream_id: int) -> None:
         super().__init__(session, stream_id)
@@ -24,6 +24,7 @@ class Stream(StreamCore):
         self._writers: list[asyncio.Future[None]] = []
         self._on_early_end: Callable[[], object] | None = None
         self._on_over: Callable[[], object] | None = None
+        self._on_answer: Callable[[], object] | None = None
 
     async def receive(self, max_bytes: int = DEFAULT_WINDOW) -> Part | None:
         """The next message, or None after the last. A message of more than ``max_bytes`` comes in
@@ -92,12 +93,20 @@ class Stream(StreamCore):
         else:
             self._on_over = callback
 
+    def on_answer(self, callback: Callable[[], object]) -> None:
+        """Caller: calls ``callback`` once when the first of the answer has arrived, or the stream
+        ended early. It must not raise."""
+        self._on_answer = callback
+
     # Called by the session.
 
     def readable(self) -> None:
         if self.receive_ended and self._on_over is not None:
             over, self._on_over = self._on_over, None
             over()
+        if self._on_answer is not None and (self.inbox or self.receive_ended):
+            answer, self._on_answer = self._on_answer, None
+            answer()
         if self._readers:
             _wake(self._readers)
 

@@ -13,7 +13,15 @@ from collections.abc import Callable
 from functools import partial
 
 from serving.aio import Tasks
-from serving.mux import ConnectionLost, ResetCode, Stream, StreamRefused, StreamRejected
+from serving.mux import (
+    ConnectionLost,
+    ResetCode,
+    Stream,
+    StreamError,
+    StreamRefused,
+    StreamRejected,
+    StreamReset,
+)
 from serving.mux.session import Part
 from serving.routing.balancer import Balancer, QueueFull, Replica, Waiter
 from serving.routing.link import Link
@@ -42,15 +50,24 @@ class ReplicaLost(RoutingError):
 
 
 class Call:
-    """A request that a replica works on. Must be closed."""
+    """A request that was sent to a replica. Must be closed."""
 
-    __slots__ = ("_release", "first", "stream")
+    __slots__ = ("_release", "arrival", "first", "replica", "stream")
 
-    def __init__(self, stream: Stream, first: Part | None, release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        replica: Replica,
+        arrival: int,
+        release: Callable[[Replica, StreamError | None], None],
+    ) -> None:
         self.stream = stream
-        self.first = first
+        self.replica = replica
+        self.arrival = arrival
+        """Its place in the order of arrival."""
+        self.first: Part | None = None
         """The first message of the answer, where it was waited for."""
-        self._release: Callable[[], None] | None = release
+        self._release: Callable[[Replica, StreamError | None], None] | None = release
         # Not when the answer has been read: a slow client takes no slot from others.
         stream.on_over(self._free)
 
@@ -63,7 +80,7 @@ class Call:
     def _free(self) -> None:
         release, self._release = self._release, None
         if release is not None:
-            release()
+            release(self.replica, self.stream.error)
 
 
 class Router:
@@ -112,44 +129,51 @@ class Router:
         repeatable: bool = False,
         deadline: float = 0,
         key: str = "",
+        failed: Call | None = None,
     ) -> Call:
         """Brings a request to a replica and waits until its answer begins, or, where the request
         is not at its ``end``, until the replica accepts it.
 
         ``deadline`` (the loop's clock; 0 for none) travels with the request as its remaining
-        time. Replicas that hold ``key`` are preferred. Raises Overloaded, Unavailable,
+        time. Replicas that hold ``key`` are preferred. ``failed`` is what ``start_now`` gave for
+        the same request, whose stream then ended early. Raises Overloaded, Unavailable,
         ReplicaLost, or StreamReset as the replica sent it.
         """
-        again = lost = False
-        arrival = self.balancer.arrive()
+        lost = False
+        if failed is None:
+            again, arrival = False, self.balancer.arrive()
+        else:
+            again, arrival = True, failed.arrival
+            lost = self._was_started(failed, repeatable)
         patient_until = asyncio.get_running_loop().time() + PATIENCE_S if key else 0.0
         while True:
             replica = (None if again else self.balancer.acquire(key)) or await self._wait(
                 arrival, again, key, patient_until
             )
             again = True
-            stream: Stream | None = None
-            call: Call | None = None
+            call = self._open(replica, arrival, tag, data, end, deadline)
+            if call is None:
+                continue
+            answered = False
             try:
-                stream = self._open(replica, tag, data, end, deadline)
-                first = await (stream.receive() if end else stream.accepted_by_peer())
-                call = Call(stream, first, partial(self._release, replica))
+                stream = call.stream
+                call.first = await (stream.receive() if end else stream.accepted_by_peer())
+                answered = True
                 return call
-            except StreamRejected:
-                self.balancer.rejected(replica)
-            except StreamRefused:
-                self.balancer.unusable(replica)
-            except ConnectionLost as error:
-                self.balancer.unusable(replica)
-                if error.sent:
-                    if lost or not repeatable:
-                        raise self._lost(replica, error) from error
-                    lost = True
+            except StreamError:
+                lost = self._was_started(call, repeatable and not lost)
             finally:
-                if call is None:
-                    if stream is not None:
-                        stream.reset()
-                    self._release(replica)
+                if not answered:
+                    call.close()
+
+    def start_now(self, tag: int, data: bytes) -> Call | None:
+        """Sends a whole request to a replica that has room, without waiting for anything; None
+        where there is none. Should its stream end early before an answer has begun, ``start`` says
+        what becomes of it."""
+        replica = self.balancer.acquire()
+        if replica is None:
+            return None
+        return self._open(replica, self.balancer.arrive(), tag, data, True, 0)
 
     async def aclose(self) -> None:
         """The deployment is gone: who waits gets Unavailable, connections end."""
@@ -160,15 +184,35 @@ class Router:
         self._waiting.clear()
         await self._tasks.aclose()
 
-    def _open(self, replica: Replica, tag: int, data: bytes, end: bool, deadline: float) -> Stream:
-        connection = self._links[replica][0].connection
-        if connection is None:
-            raise ConnectionLost("not connected", sent=False)
+    def _open(
+        self, replica: Replica, arrival: int, tag: int, data: bytes, end: bool, deadline: float
+    ) -> Call | None:
+        """Sends a request to a replica of which it has a slot; None where that takes none."""
         timeout_us = 0
         if deadline:
             remaining_s = deadline - asyncio.get_running_loop().time()
             timeout_us = max(1, int(remaining_s * 1e6))
-        return connection.open(tag, data, end=end, timeout_us=timeout_us)
+        connection = self._links[replica][0].connection
+        try:
+            if connection is None:
+                raise ConnectionLost("not connected", sent=False)
+            stream = connection.open(tag, data, end=end, timeout_us=timeout_us)
+        except (StreamRefused, ConnectionLost) as error:
+            self._release(replica, error)
+            return None
+        return Call(stream, replica, arrival, self._release)
+
+    def _was_started(self, call: Call, may_repeat: bool) -> bool:
+        """Whether a replica may have worked on a request whose stream has ended early. Raises
+        what becomes of it, unless it is to be sent again."""
+        error = call.stream.error
+        if isinstance(error, StreamReset):
+            raise error
+        if not isinstance(error, ConnectionLost) or not error.sent:
+            return False
+        if not may_repeat:
+            raise self._lost(call.replica, error) from error
+        return True
 
     async def _wait(self, arrival: int, again: bool, key: str, patient_until: float) -> Replica:
         if self._closed:
@@ -219,7 +263,12 @@ class Router:
         _, task = self._links.pop(replica)
         task.cancel()
 
-    def _release(self, replica: Replica) -> None:
+    def _release(self, replica: Replica, error: StreamError | None) -> None:
+        """Gives a slot back; how the request ended tells of the replica too."""
+        if isinstance(error, StreamRejected):
+            self.balancer.rejected(replica)
+        elif isinstance(error, StreamRefused | ConnectionLost):
+            self.balancer.unusable(replica)
         self.balancer.release(replica)
         self._disconnect_if_done(replica)
 

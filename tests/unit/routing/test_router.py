@@ -211,6 +211,20 @@ async def test_reset_by_the_replica_is_the_answer(repeatable: bool) -> None:
         assert len(replica.requests) == 1
 
 
+async def test_requests_that_are_answered_are_no_load_of_others() -> None:
+    """The message that holds an answer still counts its request among the ongoing ones."""
+    replica = MemoryReplica("a", hold, hold)
+    async with routed(replica, capacity=2) as router:
+        asking = [start(router), start(router)]
+        await until(lambda: len(replica.streams) == 2)
+        replica.ongoing = 2
+        for stream in replica.streams:
+            answer(replica, stream)
+        await asyncio.gather(*asking)
+        assert in_flight(router) == [0]
+        assert router.balancer.replicas["a"].others == 0
+
+
 # The queue
 
 
