@@ -50,8 +50,10 @@ lint: .venv/.installed  ## Check style, format and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: .venv/.installed  ## Check types
+types: .venv/.installed  ## Check types, and what mypy and pyright make of the package's own
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/types/plain.ini --cache-dir .mypy_cache/plain
+	$(BIN)/basedpyright
 
 test: .venv/.installed  ## Run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from serving import cluster, progress
 from serving.calls import local, process
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from serving.testing.cluster import LocalCluster
     from serving.v1 import controller_pb2 as pb
 
+T = TypeVar("T")
+
 # Of a shell's command that Ctrl-C ended.
 _INTERRUPTED_CODE = 130
 
@@ -44,13 +46,13 @@ process.find_cluster_with(lambda: _address())
 
 
 def run(
-    target: Application,
+    target: Application[T],
     *,
     blocking: bool = False,
     name: str = "default",
     route_prefix: str | None = "/",
     _local_testing_mode: bool = False,
-) -> DeploymentHandle[Any]:
+) -> DeploymentHandle[T]:
     """Serves an application and returns once it answers.
 
     It runs on the cluster that SERVING_ADDRESS or the state folder names, or else on one that

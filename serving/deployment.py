@@ -9,6 +9,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Never,
     ParamSpec,
     Protocol,
     TypedDict,
@@ -18,10 +19,24 @@ from typing import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec as _ParamSpec, TypeVar as _TypeVar
+
     from serving.config import DeploymentOptions
 
-P = ParamSpec("P")
-T = TypeVar("T")
+    # Type checkers take an application for the handle that arrives in its place. Then a
+    # constructor that wants a handle takes the application, nested in lists and dicts too.
+    from serving.handle import DeploymentHandle as _Arrives
+
+    P = _ParamSpec("P", default=...)
+    T_co = _TypeVar("T_co", covariant=True, default=Any)
+else:
+    _Arrives = Generic
+    P = ParamSpec("P")
+    T_co = TypeVar("T_co", covariant=True)
+
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Options(TypedDict, total=False):
@@ -41,17 +56,17 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Deployment(Generic[P, T]):
+class Deployment(Generic[P, T_co]):
     """A class or function, and how to serve it. Made by `serving.deployment`."""
 
-    func_or_class: Callable[P, T]
+    func_or_class: Callable[P, T_co]
     """The decorated class or function itself, unchanged."""
     name: str
     config: DeploymentOptions
     given: tuple[tuple[str, Any], ...] = ()
     """The options that were given, in order; the rest of `config` is defaults."""
 
-    def options(self, **options: Unpack[Options]) -> Deployment[P, T]:
+    def options(self, **options: Unpack[Options]) -> Deployment[P, T_co]:
         """The same deployment with some options changed; this one stays as it is.
 
         Raises TypeError for an unknown option, ValueError for a wrong value.
@@ -61,7 +76,7 @@ class Deployment(Generic[P, T]):
         given = {**dict(self.given), **options}
         return replace(self, name=name, config=_config(name, given), given=tuple(given.items()))
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Application:
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Application[T_co]:
         """An application of this deployment whose object is constructed with these arguments.
 
         Bound deployments among them, wherever they stand, become deployments of the application,
@@ -101,7 +116,11 @@ class Deployment(Generic[P, T]):
                     f"{unbound.name!r}, which is not bound: pass {unbound.name}.bind(...)"
                 )
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    def __call__(self: Deployment[[], _Called[Q, R]], *args: Q.args, **kwargs: Q.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls the decorated object: a class gives a plain instance, in this process."""
         return self.func_or_class(*args, **kwargs)
 
@@ -111,15 +130,30 @@ class Deployment(Generic[P, T]):
 
 
 @dataclass(frozen=True)
-class Application:
+class Application(_Arrives[T_co]):
     """A deployment and the arguments of its constructor. Made by `Deployment.bind`."""
 
-    deployment: Deployment[..., Any]
+    deployment: Deployment[..., T_co]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def __repr__(self) -> str:
         return f"Application({self.deployment.name!r})"
+
+    if TYPE_CHECKING:
+
+        def remote(self, it_does_not_run: Never, /) -> Any:  # type: ignore[override]
+            """Call the handle that `serving.run` returns, or that a constructor gets."""
+
+
+if TYPE_CHECKING:
+
+    class DecoratedClass(type, Deployment[..., Any]):
+        """The metaclass that the mypy plugin gives to decorated classes: what their names mean."""
+
+        func_or_class: Any
+        bind: Any
+        options: Any
 
 
 class _Function(Protocol):
@@ -131,17 +165,24 @@ class _Function(Protocol):
     def __globals__(self) -> Any: ...
 
 
+class _Called(_Function, Protocol[Q, R_co]):
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
+
+
+F = TypeVar("F", bound=_Function)
+
+
 class _Decorator(Protocol):
     @overload
-    def __call__(self, func_or_class: _Function, /) -> Deployment[[], Any]: ...
+    def __call__(self, func_or_class: F, /) -> Deployment[[], F]: ...
     @overload
-    def __call__(self, func_or_class: Callable[P, T], /) -> Deployment[P, T]: ...
+    def __call__(self, func_or_class: Callable[P, R], /) -> Deployment[P, R]: ...
 
 
 @overload
-def deployment(func_or_class: _Function, /) -> Deployment[[], Any]: ...
+def deployment(func_or_class: F, /) -> Deployment[[], F]: ...
 @overload
-def deployment(func_or_class: Callable[P, T], /) -> Deployment[P, T]: ...
+def deployment(func_or_class: Callable[P, R], /) -> Deployment[P, R]: ...
 @overload
 def deployment(**options: Unpack[Options]) -> _Decorator: ...
 def deployment(func_or_class: Any = None, /, **options: Any) -> Any:

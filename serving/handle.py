@@ -9,21 +9,60 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    final,
+    overload,
+)
 
 from serving.calls import local, payload, process
 from serving.calls.caller import Caller, Origin, Target
 from serving.context import RequestScope, current_request
 from serving.exceptions import RequestCancelledError
 
-T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+R = TypeVar("R")
+First = TypeVar("First")
+R_co = TypeVar("R_co", covariant=True)
 _UNSET: Any = object()
 _END: Any = object()
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
+
+    T_co = _TypeVar("T_co", covariant=True, default=Any)
+else:
+    T_co = TypeVar("T_co", covariant=True)
+
+
+class Streaming(Generic[T_co]):
+    """Only in types: a `DeploymentHandle[Streaming[Model]]` has the option `stream=True`."""
+
+
+if TYPE_CHECKING:
+
+    class _Calls(Protocol[P, R_co]):
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    @final
+    class _Unknown:
+        """Nothing but Any is taken for this: a handle of it is one that nothing is known of."""
+
 
 class DeploymentHandle(Generic[T_co]):
-    """Names a deployment that runs, and calls it. Cheap, picklable, for any thread and loop."""
+    """Names a deployment that runs, and calls it. Cheap, picklable, for any thread and loop.
+
+    In types, T is the deployed class or function; docs/typing.md tells what is checked.
+    """
 
     __slots__ = ("_model_id", "_target")
 
@@ -40,6 +79,47 @@ class DeploymentHandle(Generic[T_co]):
     def app_name(self) -> str:
         return self._target.application
 
+    @overload
+    def options(
+        self: DeploymentHandle[Streaming[R]],
+        *,
+        stream: Literal[False],
+        multiplexed_model_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> DeploymentHandle[R]: ...
+    @overload
+    def options(
+        self: DeploymentHandle[Streaming[R]],
+        *,
+        stream: Literal[True],
+        multiplexed_model_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> DeploymentHandle[Streaming[R]]: ...
+    @overload
+    def options(
+        self,
+        *,
+        stream: Literal[True],
+        multiplexed_model_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> DeploymentHandle[Streaming[T_co]]: ...
+    @overload
+    def options(
+        self,
+        *,
+        stream: Literal[False] = ...,
+        multiplexed_model_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> DeploymentHandle[T_co]: ...
+    @overload
+    def options(
+        self,
+        *,
+        method_name: str = ...,
+        stream: bool = ...,
+        multiplexed_model_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> DeploymentHandle[Any]: ...
     def options(
         self,
         *,
@@ -76,7 +156,53 @@ class DeploymentHandle(Generic[T_co]):
             raise AttributeError(f"{name!r}: to call a private method, use options(method_name=…)")
         return self.options(method_name=name)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    def remote(self: DeploymentHandle[_Unknown], *args: Any, **kwargs: Any) -> Any: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[_Calls[P, Coroutine[Any, Any, R]]], *args: P.args, **kwargs: P.kwargs
+    ) -> DeploymentResponse[R]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[_Calls[Concatenate[First, P], Coroutine[Any, Any, R]]],
+        first: DeploymentResponse[First],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DeploymentResponse[R]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[_Calls[P, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> DeploymentResponse[R]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[_Calls[Concatenate[First, P], R]],
+        first: DeploymentResponse[First],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DeploymentResponse[R]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[Streaming[_Unknown]], *args: Any, **kwargs: Any
+    ) -> DeploymentResponseGenerator[Any]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[Streaming[_Calls[P, AsyncIterator[R] | Iterator[R]]]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DeploymentResponseGenerator[R]: ...
+    @overload
+    def remote(
+        self: DeploymentHandle[
+            Streaming[_Calls[Concatenate[First, P], AsyncIterator[R] | Iterator[R]]]
+        ],
+        first: DeploymentResponse[First],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DeploymentResponseGenerator[R]: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Calls the deployment, at once; the result is a DeploymentResponse, or with the option
         `stream` a DeploymentResponseGenerator.
 
@@ -166,8 +292,8 @@ class DeploymentResponse(_Response, Generic[T_co]):
         scope: RequestScope | None,
     ) -> None:
         super().__init__(caller, origin, scope)
-        self._outcome: concurrent.futures.Future[Any] | None = None
-        self._answer: asyncio.Future[Any] | None = None
+        self._outcome: concurrent.futures.Future[T_co] | None = None
+        self._answer: asyncio.Future[T_co] | None = None
         if self._on_loop:
             self._begin(target, arguments)
         else:
@@ -181,7 +307,7 @@ class DeploymentResponse(_Response, Generic[T_co]):
         else:
             self._caller.loop.call_soon_threadsafe(self._cancel_here)
 
-    def result(self, timeout_s: float | None = None) -> Any:
+    def result(self, timeout_s: float | None = None) -> T_co:
         """What the method returned, for code that is not `async`.
 
         Raises what the method raised; TimeoutError after `timeout_s`, while the call goes on;
@@ -200,7 +326,7 @@ class DeploymentResponse(_Response, Generic[T_co]):
                 raise
             raise TimeoutError(f"no result within {timeout_s} s; the call goes on") from None
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T_co]:
         if self._answer is not None and self._on_loop:
             return (yield from self._answer.__await__())
         return (yield from self._wait_elsewhere().__await__())
@@ -219,7 +345,7 @@ class DeploymentResponse(_Response, Generic[T_co]):
             self._scope.opened(answer.cancel)
         answer.add_done_callback(self._done)
 
-    def _done(self, answer: asyncio.Future[Any]) -> None:
+    def _done(self, answer: asyncio.Future[T_co]) -> None:
         if self._scope is not None:
             self._scope.closed(answer.cancel)
         outcome = self._outcome
@@ -240,11 +366,11 @@ class DeploymentResponse(_Response, Generic[T_co]):
     async def _call_with(self, target: Target, arguments: Awaitable[list[Any]]) -> Any:
         return await self._caller.call(target, self._origin, await arguments)
 
-    async def _wait(self) -> Any:
+    async def _wait(self) -> T_co:
         assert self._answer is not None
         return await asyncio.shield(self._answer)
 
-    async def _wait_elsewhere(self) -> Any:
+    async def _wait_elsewhere(self) -> T_co:
         outcome = self._outcome
         if outcome is None or self._on_loop:
             outcome = asyncio.run_coroutine_threadsafe(self._wait(), self._caller.loop)
@@ -284,22 +410,22 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
             with contextlib.suppress(RuntimeError):  # the loop has ended, and the call with it
                 self._caller.loop.call_soon_threadsafe(self._items.close)
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[T_co]:
         return _Loop(self)
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T_co:
         if self._on_loop:
             item = await self._items.next()
         else:
             item = await asyncio.wrap_future(self._next_elsewhere())
         if item is _END:
             raise StopAsyncIteration
-        return item
+        return item  # type: ignore[no-any-return]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T_co]:
         return _Loop(self)
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T_co:
         self._refuse_on_loop("iterate with `async for`")
         try:
             item = self._next_elsewhere().result()
@@ -307,7 +433,7 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
             raise RequestCancelledError("the call was cancelled") from None
         if item is _END:
             raise StopIteration
-        return item
+        return item  # type: ignore[no-any-return]
 
     def __del__(self) -> None:
         if not self._items.closed:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, final, overload
 
 from serving.batching.function import ListFunction
 from serving.batching.policy import BatchSizeFn, Settings
@@ -38,6 +45,10 @@ class BatchedMethod(Protocol[P, R_co]):
     """A batched method: on an instance, a `BatchedCall`."""
 
     def __get__(self, instance: object, owner: type | None = None, /) -> BatchedCall[P, R_co]: ...
+
+
+class Batched(BatchedCall[P, R_co], BatchedMethod[P, R_co], Protocol[P, R_co]):
+    """A batched function or method of several parameters: types cannot tell which it is."""
 
 
 class _State:
@@ -192,37 +203,69 @@ def _decorate(function: Any, settings: Settings) -> Any:
     return Batcher(function, settings, is_method=False).wrapper()
 
 
+if TYPE_CHECKING:
+
+    @final
+    class _Unknown:
+        """Nothing but Any is taken for this: what a function without annotations returns."""
+
+
+# What a batched function answers, and what it yields.
+Answer = Coroutine[Any, Any, Sequence[R]] | Sequence[R]
+Answers = AsyncIterator[Sequence[R]] | Iterator[Sequence[R]]
+
+
 class _Decorator(Protocol):
     @overload
+    def __call__(self, function: Callable[..., _Unknown], /) -> Any: ...
+    @overload
     def __call__(
-        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /
+        self, function: Callable[[list[T]], Answer[R]], /
     ) -> BatchedCall[[T], Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(
-        self, function: Callable[[S, list[T]], Coroutine[Any, Any, list[R]]], /
+        self, function: Callable[[S, list[T]], Answer[R]], /
     ) -> BatchedMethod[[T], Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(
-        self, function: Callable[[S, list[T]], AsyncGenerator[list[R], None]], /
+        self, function: Callable[..., Answer[R]], /
+    ) -> Batched[..., Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Answers[R]], /
+    ) -> BatchedCall[[T], AsyncGenerator[R, None]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[S, list[T]], Answers[R]], /
     ) -> BatchedMethod[[T], AsyncGenerator[R, None]]: ...
     @overload
-    def __call__(self, function: Callable[..., Any], /) -> Any: ...
+    def __call__(
+        self, function: Callable[..., Answers[R]], /
+    ) -> Batched[..., AsyncGenerator[R, None]]: ...
 
 
 @overload
+def batch(function: Callable[..., _Unknown], /) -> Any: ...
+@overload
 def batch(
-    function: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /
+    function: Callable[[list[T]], Answer[R]], /
 ) -> BatchedCall[[T], Coroutine[Any, Any, R]]: ...
 @overload
 def batch(
-    function: Callable[[S, list[T]], Coroutine[Any, Any, list[R]]], /
+    function: Callable[[S, list[T]], Answer[R]], /
 ) -> BatchedMethod[[T], Coroutine[Any, Any, R]]: ...
 @overload
+def batch(function: Callable[..., Answer[R]], /) -> Batched[..., Coroutine[Any, Any, R]]: ...
+@overload
 def batch(
-    function: Callable[[S, list[T]], AsyncGenerator[list[R], None]], /
+    function: Callable[[list[T]], Answers[R]], /
+) -> BatchedCall[[T], AsyncGenerator[R, None]]: ...
+@overload
+def batch(
+    function: Callable[[S, list[T]], Answers[R]], /
 ) -> BatchedMethod[[T], AsyncGenerator[R, None]]: ...
 @overload
-def batch(function: Callable[..., Any], /) -> Any: ...
+def batch(function: Callable[..., Answers[R]], /) -> Batched[..., AsyncGenerator[R, None]]: ...
 @overload
 def batch(
     *,

@@ -12,7 +12,7 @@ from PIL import Image
 
 import serving
 from tests.integration.apps import adapted
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 
 pytestmark = pytest.mark.fastapi_compat
 
@@ -30,7 +30,7 @@ def png(width: int, height: int) -> bytes:
             adapted.echo_json.bind(), {"data": b"[1, null]"}, 200, {"got": [1, None]}, id="json"
         ),
         pytest.param(
-            bound(adapted.Doubles),
+            adapted.Doubles.bind(),
             {"json": {"array": [1, 2, 3, 4], "shape": [2, 2], "dtype": "int32"}},
             200,
             {"doubled": [[2, 4], [6, 8]], "dtype": "int32"},
@@ -64,7 +64,7 @@ def png(width: int, height: int) -> bytes:
             id="pydantic-model",
         ),
         pytest.param(
-            bound(adapted.Orders),
+            adapted.Orders.bind(),
             {
                 "json": {"item": "pen"},
                 "params": {"discount": "0.5"},
@@ -82,7 +82,7 @@ def png(width: int, height: int) -> bytes:
             id="own-function",
         ),
         pytest.param(
-            bound(adapted.Orders),
+            adapted.Orders.bind(),
             {"json": {"item": "secret"}},
             403,
             {"detail": "not for sale"},
@@ -107,7 +107,7 @@ def test_adapter_makes_the_argument(
     ("application", "options", "where"),
     [
         pytest.param(adapted.echo_json.bind(), {"data": b"{"}, ["body"], id="json"),
-        pytest.param(bound(adapted.Doubles), {"json": {}}, ["body", "array"], id="ndarray"),
+        pytest.param(adapted.Doubles.bind(), {"json": {}}, ["body", "array"], id="ndarray"),
         pytest.param(adapted.sums.bind(), {"data": b"no table"}, ["body"], id="pandas"),
         pytest.param(adapted.describes.bind(), {"data": b"no image"}, ["body"], id="image"),
         pytest.param(
@@ -117,7 +117,7 @@ def test_adapter_makes_the_argument(
             id="model",
         ),
         pytest.param(
-            bound(adapted.Orders),
+            adapted.Orders.bind(),
             {"json": {"item": "a"}, "params": {"discount": "2"}},
             ["query", "discount"],
             id="own",
@@ -135,7 +135,7 @@ def test_what_an_adapter_cannot_read_is_told_with_422(
 
 
 def test_dependency_of_an_adapter_is_closed_and_its_headers_are_sent(cluster: Cluster) -> None:
-    with cluster.running(bound(adapted.Orders), "/orders"):
+    with cluster.running(adapted.Orders.bind(), "/orders"):
         first, second = (cluster.post("/orders", json={"item": "pen"}) for _ in range(2))
 
     assert first.headers["x-adapted"] == "/orders"

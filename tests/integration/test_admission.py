@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import serving
+from serving.deployment import Deployment
 from tests.integration.apps.admission import Counts, Meets, MeetsInStreams
 from tests.integration.conformance.wire import Wire
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.record import Record
@@ -34,8 +35,8 @@ def record(tmp_path: Path) -> Record:
 
 
 def counts(gate: Gate, record: Record, **options: Any) -> serving.Application:
-    deployment: Any = Counts
-    return bound(deployment.options(**options), gate, record)
+    deployment: Deployment = Counts
+    return deployment.options(**options).bind(gate, record)
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def test_place_in_the_queue_is_free_when_its_client_leaves(
 def test_synchronous_code_runs_in_as_many_threads_as_there_are_requests(
     cluster: Cluster, deployment: Any
 ) -> None:
-    with cluster.running(bound(deployment, MANY)), ThreadPoolExecutor(MANY) as pool:
+    with cluster.running(deployment.bind(MANY)), ThreadPoolExecutor(MANY) as pool:
         answers = list(pool.map(lambda _: cluster.get().text, range(MANY)))
 
     assert {answer.removeprefix("has ") for answer in answers} == {"met"}

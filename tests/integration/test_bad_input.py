@@ -13,7 +13,7 @@ import requests
 import serving
 from tests.integration.apps import faulty
 from tests.integration.conformance.wire import ConnectionEnded
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.control import replica_pids
 
 deploy: Any = serving.deployment  # as those see it who check no types
@@ -155,10 +155,10 @@ def test_class_without_call_runs_where_it_takes_no_http(cluster: Cluster) -> Non
 @pytest.fixture(scope="module")
 def faults(cluster: Cluster) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        stack.enter_context(cluster.running(bound(faulty.Faulty), "/faulty"))
+        stack.enter_context(cluster.running(faulty.Faulty.bind(), "/faulty"))
         stack.enter_context(cluster.running(faulty.faulty_in_thread.bind(), "/thread"))
-        stack.enter_context(cluster.running(bound(faulty.FaultyAPI), "/api"))
-        stack.enter_context(cluster.running(bound(faulty.Silent), "/silent"))
+        stack.enter_context(cluster.running(faulty.FaultyAPI.bind(), "/api"))
+        stack.enter_context(cluster.running(faulty.Silent.bind(), "/silent"))
         yield cluster
 
 

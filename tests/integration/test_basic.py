@@ -9,7 +9,7 @@ import pytest
 
 import serving
 from tests.integration.apps import basic
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -31,10 +31,10 @@ def returns(cluster: Cluster) -> Iterator[Cluster]:
         pytest.param(
             basic.async_function_alone.bind(), "async function", id="async-function-alone"
         ),
-        pytest.param(bound(basic.SyncClass, "hi", mark="!"), "hi! me", id="sync-class"),
-        pytest.param(bound(basic.AsyncClass), "async class of body", id="async-class"),
-        pytest.param(bound(basic.SyncClassAlone), "sync class", id="sync-class-alone"),
-        pytest.param(bound(basic.AsyncClassAlone), "async class", id="async-class-alone"),
+        pytest.param(basic.SyncClass.bind("hi", mark="!"), "hi! me", id="sync-class"),
+        pytest.param(basic.AsyncClass.bind(), "async class of body", id="async-class"),
+        pytest.param(basic.SyncClassAlone.bind(), "sync class", id="sync-class-alone"),
+        pytest.param(basic.AsyncClassAlone.bind(), "async class", id="async-class-alone"),
     ],
 )
 def test_callable_is_called_with_the_request_if_it_takes_one(
@@ -50,7 +50,7 @@ def test_callable_is_called_with_the_request_if_it_takes_one(
     "application",
     [
         pytest.param(basic.sync_generator.bind(), id="sync"),
-        pytest.param(bound(basic.AsyncGenerator), id="async"),
+        pytest.param(basic.AsyncGenerator.bind(), id="async"),
     ],
 )
 def test_generator_is_streamed(cluster: Cluster, application: serving.Application) -> None:

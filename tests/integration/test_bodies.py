@@ -25,7 +25,7 @@ SIZES = [0, 1, 32 * KiB, 64 * KiB - 1, 64 * KiB, 64 * KiB + 1, 3 * MiB + 7]
 
 @pytest.fixture(scope="module")
 def served(cluster: Cluster) -> Iterator[Cluster]:
-    with cluster.running(bodies.Bodies.bind()):  # type: ignore[attr-defined]
+    with cluster.running(bodies.Bodies.bind()):
         yield cluster
 
 

@@ -29,14 +29,14 @@ def record(all_records: Record) -> Record:
 
 @pytest.fixture(scope="module")
 def waits(cluster: Cluster, all_records: Record) -> Iterator[Cluster]:
-    with cluster.running(cancellation.Waits.bind(all_records)):  # type: ignore[attr-defined]
+    with cluster.running(cancellation.Waits.bind(all_records)):
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def narrow(cluster: Cluster, all_records: Record) -> Iterator[Cluster]:
     """One request at a time: the others queue."""
-    narrow = cancellation.Waits.options(max_ongoing_requests=1)  # type: ignore[attr-defined]
+    narrow = cancellation.Waits.options(max_ongoing_requests=1)
     with cluster.running(narrow.bind(all_records), "/narrow"):
         yield cluster
 
@@ -173,7 +173,7 @@ def test_thread_runs_to_its_end_and_its_result_is_dropped(waits: Cluster, record
 
 
 def test_slot_of_a_thread_is_free_when_it_has_ended(cluster: Cluster, record: Record) -> None:
-    narrow = cancellation.PlainThread.options(max_ongoing_requests=1)  # type: ignore[attr-defined]
+    narrow = cancellation.PlainThread.options(max_ongoing_requests=1)
     with cluster.running(narrow.bind(record), "/thread"):
         with ask(cluster, "GET /thread/first"):
             record.wait_for("started", "first")

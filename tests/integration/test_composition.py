@@ -11,7 +11,6 @@ import pytest
 import serving
 from serving.handle import DeploymentHandle
 from tests.integration.apps import composed
-from tests.support.cluster import bound
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.modes import Mode
@@ -26,9 +25,9 @@ def folder(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def graph(mode: Mode, folder: Path) -> DeploymentHandle[Any]:
-    leaf, other = bound(composed.Leaf, str(folder), add=1), bound(composed.Leaf, add=2)
-    middle = bound(composed.Middle, leaf)
-    ingress = bound(composed.Ingress, middle, others={"list": [leaf, other]})
+    leaf, other = composed.Leaf.bind(str(folder), add=1), composed.Leaf.bind(add=2)
+    middle = composed.Middle.bind(leaf)
+    ingress = composed.Ingress.bind(middle, others={"list": [leaf, other]})
     handle = mode.run(ingress, name="graph", route_prefix="/graph")
     assert handle.names.remote().result(TIMEOUT_S)
     return handle

@@ -32,7 +32,7 @@ def says(text: str) -> serving.Application:
         def __call__(self) -> str:
             return self.text
 
-    application: serving.Application = Says.bind(text)  # type: ignore[attr-defined]
+    application: serving.Application = Says.bind(text)
     return application
 
 
@@ -45,7 +45,7 @@ def failing(message: str) -> serving.Application:
         def __call__(self) -> str:
             return "never"
 
-    application: serving.Application = Fails.bind()  # type: ignore[attr-defined]
+    application: serving.Application = Fails.bind()
     return application
 
 
@@ -165,7 +165,7 @@ def test_exit_in_the_constructor_is_told() -> None:
         def __call__(self) -> None: ...
 
     with pytest.raises(DeploymentFailedError, match="exit code 3 before it was ready"):
-        serving.run(Exits.bind())  # type: ignore[attr-defined]
+        serving.run(Exits.bind())
 
 
 def test_failed_application_is_tried_again_when_it_is_run_again(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_failed_application_is_tried_again_when_it_is_run_again(tmp_path: Path) 
         def __call__(self) -> str:
             return self.model
 
-    application = Loads.bind()  # type: ignore[attr-defined]
+    application = Loads.bind()
     with pytest.raises(DeploymentFailedError, match="FileNotFoundError"):
         serving.run(application)
     model.write_text("weights")
@@ -225,9 +225,9 @@ def test_replicas_that_cannot_be_added_are_told_while_the_others_serve(tmp_path:
         def __call__(self) -> str:
             return "the one"
 
-    serving.run(OnlyOne.bind())  # type: ignore[attr-defined]
+    serving.run(OnlyOne.bind())
     with pytest.raises(DeploymentFailedError, match="has 1 of 2 replicas ready") as caught:
-        serving.run(OnlyOne.options(num_replicas=2).bind())  # type: ignore[attr-defined]
+        serving.run(OnlyOne.options(num_replicas=2).bind())
 
     assert "FileExistsError" in str(caught.value)
     assert get().text == "the one"
@@ -293,7 +293,7 @@ def test_stopped_replica_finishes_its_request() -> None:
             time.sleep(1)
             return "done"
 
-    serving.run(Slow.bind())  # type: ignore[attr-defined]
+    serving.run(Slow.bind())
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(get().text))
     thread.start()

@@ -364,7 +364,7 @@ def test_failed_constructor_leaves_no_cluster_that_run_started() -> None:
         def __call__(self) -> None: ...
 
     with pytest.raises(DeploymentFailedError):
-        serving.run(Fails.bind())  # type: ignore[attr-defined]
+        serving.run(Fails.bind())
 
     assert not descendants(os.getpid())
 

@@ -31,7 +31,7 @@ def record(tmp_path: Path) -> Record:
 @pytest.fixture
 def mortal(cluster: Cluster, record: Record) -> Iterator[Cluster]:
     """Two replicas."""
-    with cluster.running(failures.Mortal.bind(record)):  # type: ignore[attr-defined]
+    with cluster.running(failures.Mortal.bind(record)):
         yield cluster
 
 

@@ -11,7 +11,7 @@ import requests
 
 import serving
 from tests.integration.apps import fastapi_shop
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.record import Record
@@ -44,7 +44,7 @@ def shop(
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("shop")
     site = Site(cluster, request.param, Gate(folder / "gate"), Record(folder / "record"))
-    application = bound(fastapi_shop.Shop, "the shop", site.gate, site.record)
+    application = fastapi_shop.Shop.bind("the shop", site.gate, site.record)
     with cluster.running(application, request.param):
         yield site
 
@@ -248,13 +248,13 @@ def test_background_task_runs_though_the_client_has_closed(shop: Site) -> None:
 @pytest.mark.parametrize(
     ("application", "path", "expected"),
     [
-        pytest.param(bound(fastapi_shop.Existing), "/", '"existing"', id="existing-app"),
-        pytest.param(bound(fastapi_shop.Existing), "/items/3", "3", id="existing-app-below"),
-        pytest.param(bound(fastapi_shop.Built), "/", '"built, lock"', id="builder"),
+        pytest.param(fastapi_shop.Existing.bind(), "/", '"existing"', id="existing-app"),
+        pytest.param(fastapi_shop.Existing.bind(), "/items/3", "3", id="existing-app-below"),
+        pytest.param(fastapi_shop.Built.bind(), "/", '"built, lock"', id="builder"),
         pytest.param(
-            bound(fastapi_shop.PlainStarlette), "/hello/you", "starlette you", id="starlette"
+            fastapi_shop.PlainStarlette.bind(), "/hello/you", "starlette you", id="starlette"
         ),
-        pytest.param(bound(fastapi_shop.Raw), "/any/path", "GET /p /p/any/path", id="raw-asgi"),
+        pytest.param(fastapi_shop.Raw.bind(), "/any/path", "GET /p /p/any/path", id="raw-asgi"),
     ],
 )
 def test_application_of_another_kind_is_served(
@@ -267,7 +267,7 @@ def test_application_of_another_kind_is_served(
 
 
 def test_request_id_of_an_application_is_kept_however_it_is_written(cluster: Cluster) -> None:
-    with cluster.running(bound(fastapi_shop.Raw)):
+    with cluster.running(fastapi_shop.Raw.bind()):
         response = cluster.get("/")
 
     assert response.raw.headers.getlist("x-request-id") == ["of the app"]

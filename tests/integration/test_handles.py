@@ -20,7 +20,6 @@ from serving.exceptions import (
 )
 from serving.handle import DeploymentHandle
 from tests.integration.apps import calls
-from tests.support.cluster import bound
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.modes import Mode, processes_only
@@ -37,7 +36,7 @@ def folder(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(mode: Mode, folder: Path) -> Handle:
-    handle = mode.run(bound(calls.Model, str(folder)), name="model", route_prefix=None)
+    handle = mode.run(calls.Model.bind(str(folder)), name="model", route_prefix=None)
     # The thread that carries a script's calls begins with the first, and stays.
     assert handle.remote("first").result(TIMEOUT_S) == "first"
     return handle
@@ -231,7 +230,7 @@ def test_context_is_known_in_the_replica(model: Handle) -> None:
 
 
 def test_shutdown_hook_runs_at_the_end(mode: Mode, model: Handle, tmp_path: Path) -> None:
-    mode.run(bound(calls.Model, str(tmp_path)), name="ends", route_prefix=None)
+    mode.run(calls.Model.bind(str(tmp_path)), name="ends", route_prefix=None)
     serving.delete("ends")
 
     assert (tmp_path / "shutdown").exists()
@@ -239,7 +238,7 @@ def test_shutdown_hook_runs_at_the_end(mode: Mode, model: Handle, tmp_path: Path
 
 @processes_only
 def test_lost_replica_is_an_error_of_its_own(mode: Mode, model: Handle, tmp_path: Path) -> None:
-    handle = mode.run(bound(calls.Model, str(tmp_path)), name="dies", route_prefix=None)
+    handle = mode.run(calls.Model.bind(str(tmp_path)), name="dies", route_prefix=None)
 
     with pytest.raises(ReplicaUnavailableError, match="'Model'"):
         handle.die.remote().result(TIMEOUT_S)

@@ -11,7 +11,7 @@ import pytest
 from serving.config import HTTPOptions
 from tests.integration.apps.admission import Counts
 from tests.integration.apps.routes import Tells
-from tests.support.cluster import bound, cluster_running
+from tests.support.cluster import cluster_running
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.record import Record
@@ -55,7 +55,7 @@ def test_new_name_of_the_variable_wins_over_the_old(monkeypatch: pytest.MonkeyPa
 def test_root_path_is_put_before_the_path_that_arrives(tmp_path: Path) -> None:
     with (
         cluster_running(tmp_path, root_path="/outside") as cluster,
-        cluster.running(bound(Tells, "a"), "/a"),
+        cluster.running(Tells.bind("a"), "/a"),
     ):
         told = cluster.get("/a/x").json()
 
@@ -68,7 +68,7 @@ def test_root_path_is_put_before_the_path_that_arrives(tmp_path: Path) -> None:
 def test_several_proxies_serve_one_port_and_keep_the_limit_together(tmp_path: Path) -> None:
     deployment: Any = Counts
     record, gate = Record(tmp_path / "record"), Gate(tmp_path / "gate")
-    application = bound(deployment.options(max_ongoing_requests=3), gate, record)
+    application = deployment.options(max_ongoing_requests=3).bind(gate, record)
     with (
         cluster_running(tmp_path, num_proxies=2) as cluster,
         cluster.running(application),

@@ -32,20 +32,20 @@ def record(tmp_path: Path) -> Record:
 
 @pytest.fixture
 def waits(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    waits = cancellation.Waits.options(max_ongoing_requests=1)  # type: ignore[attr-defined]
+    waits = cancellation.Waits.options(max_ongoing_requests=1)
     with cluster.running(waits.bind(record)):
         yield cluster
 
 
 @pytest.fixture
 def body_app(cluster: Cluster) -> Iterator[Cluster]:
-    with cluster.running(bodies.Bodies.bind()):  # type: ignore[attr-defined]
+    with cluster.running(bodies.Bodies.bind()):
         yield cluster
 
 
 @pytest.fixture
 def streams(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    with cluster.running(streaming.Streams.bind(record)):  # type: ignore[attr-defined]
+    with cluster.running(streaming.Streams.bind(record)):
         yield cluster
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.integration.apps import logged
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.control import until
 
 NAMES = [f"n-{number}" for number in range(logged.AT_ONCE)]
@@ -23,8 +23,8 @@ def test_each_line_of_many_requests_at_once_tells_of_its_own(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     own_log = tmp_path / "own.log"
-    leaf = bound(logged.Leaf, str(own_log))
-    application = bound(logged.Front, bound(logged.Middle, leaf))
+    leaf = logged.Leaf.bind(str(own_log))
+    application = logged.Front.bind(logged.Middle.bind(leaf))
     with cluster.running(application, "/logged"), ThreadPoolExecutor(len(NAMES)) as threads:
         assert list(threads.map(lambda name: ask(cluster, name), NAMES)) == NAMES
         ask(cluster, "warns")

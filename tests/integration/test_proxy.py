@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.apps.proxied import Proxied
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.gate import Gate
 from tests.support.processes import memory, the_proxy
 
@@ -26,7 +26,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 @pytest.fixture(scope="module")
 def app(cluster: Cluster, gate: Gate) -> Iterator[Cluster]:
-    with cluster.running(bound(Proxied, gate), "/app"):
+    with cluster.running(Proxied.bind(gate), "/app"):
         yield cluster
 
 

@@ -15,7 +15,7 @@ from serving.v1.replica_pb2 import StacksRequest
 from serving.v1.replica_pb2_grpc import ReplicaControlStub
 from tests.integration.apps.replica import Blocks, Configured, ConfiguredAsync
 from tests.integration.conformance.wire import Wire
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.gate import Gate
 from tests.support.processes import ongoing, spec_of, the_replica
 from tests.support.record import Record
@@ -33,7 +33,7 @@ class Blocked(NamedTuple):
 def blocked(cluster: Cluster, tmp_path: Path) -> Iterator[Blocked]:
     gate, record = Gate(tmp_path / "gate"), Record(tmp_path / "record")
     with (
-        cluster.running(bound(Blocks, gate, record)),
+        cluster.running(Blocks.bind(gate, record)),
         gate.closed() as release,
         cluster.wire() as wire,
     ):
@@ -80,5 +80,5 @@ def test_blocked_loop_is_logged_once_with_the_frame_that_blocks_it(blocked: Bloc
 @pytest.mark.parametrize("deployment", [Configured, ConfiguredAsync], ids=["sync", "async"])
 def test_user_config_is_given_to_reconfigure(cluster: Cluster, deployment: Any) -> None:
     config = {"threshold": 0.5, "labels": ["a", None]}
-    with cluster.running(bound(deployment.options(user_config=config))):
+    with cluster.running(deployment.options(user_config=config).bind()):
         assert cluster.get().json() == config

@@ -10,7 +10,7 @@ import pytest
 import serving
 from serving.exceptions import ApplicationConflictError
 from tests.integration.apps.routes import Tells
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 
 NESTED = ["/a", "/a/b", "/ab", "/ünïcode"]
 
@@ -20,7 +20,7 @@ def nested(cluster: Cluster) -> Iterator[Cluster]:
     """Applications below one another, and none at the root."""
     with ExitStack() as stack:
         for prefix in NESTED:
-            stack.enter_context(cluster.running(bound(Tells, prefix), prefix))
+            stack.enter_context(cluster.running(Tells.bind(prefix), prefix))
         yield cluster
 
 
@@ -68,7 +68,7 @@ def test_path_is_whole_and_root_path_the_prefix(nested: Cluster) -> None:
 
 
 def test_root_answers_what_no_other_prefix_does(nested: Cluster) -> None:
-    with nested.running(bound(Tells, "root")):
+    with nested.running(Tells.bind("root")):
         assert nested.get("/anything").json()["name"] == "root"
         assert nested.get("/").json()["root_path"] == ""
         assert nested.get("/a/x").json()["name"] == "/a"
@@ -85,7 +85,7 @@ def test_routes_are_listed(nested: Cluster) -> None:
 
 def test_same_prefix_twice_is_an_error_that_names_both(nested: Cluster) -> None:
     with pytest.raises(ApplicationConflictError, match="'/a'.*'a'") as caught:
-        serving.run(bound(Tells, "other"), name="other", route_prefix="/a")
+        serving.run(Tells.bind("other"), name="other", route_prefix="/a")
 
     assert isinstance(caught.value, ValueError)
     assert "other" not in serving.status().applications
@@ -93,7 +93,7 @@ def test_same_prefix_twice_is_an_error_that_names_both(nested: Cluster) -> None:
 
 
 def test_no_prefix_serves_no_http(cluster: Cluster) -> None:
-    serving.run(bound(Tells, "silent"), name="silent", route_prefix=None)
+    serving.run(Tells.bind("silent"), name="silent", route_prefix=None)
     try:
         status = serving.status().applications["silent"]
 
@@ -107,15 +107,15 @@ def test_no_prefix_serves_no_http(cluster: Cluster) -> None:
 @pytest.mark.parametrize("prefix", ["", "a", "/a/", "a/", "//", "/{x}", "/a b/{c}", 7, b"/a"])
 def test_wrong_prefix_is_an_error_that_names_it(cluster: Cluster, prefix: str) -> None:
     with pytest.raises((TypeError, ValueError), match="route_prefix") as caught:
-        serving.run(bound(Tells, "wrong"), name="wrong", route_prefix=prefix)
+        serving.run(Tells.bind("wrong"), name="wrong", route_prefix=prefix)
 
     assert repr(prefix) in str(caught.value)
     assert "wrong" not in serving.status().applications
 
 
 def test_prefix_can_move(cluster: Cluster) -> None:
-    serving.run(bound(Tells, "moves"), name="moves", route_prefix="/before")
-    serving.run(bound(Tells, "moves"), name="moves", route_prefix="/after")
+    serving.run(Tells.bind("moves"), name="moves", route_prefix="/before")
+    serving.run(Tells.bind("moves"), name="moves", route_prefix="/after")
     try:
         assert cluster.get("/before").status_code == 404
         assert cluster.get("/after").json()["root_path"] == "/after"

@@ -24,7 +24,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(scope="module")
 def deployed(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    with cluster.running(streaming.Streams.bind(record)):  # type: ignore[attr-defined]
+    with cluster.running(streaming.Streams.bind(record)):
         yield cluster
 
 
@@ -52,7 +52,7 @@ def test_first_chunk_arrives_while_the_generator_runs(streams: Cluster, kind: st
 
 
 def test_first_chunk_of_a_plain_generator_arrives_while_it_runs(cluster: Cluster) -> None:
-    application = streaming.PlainStream.bind()  # type: ignore[attr-defined]
+    application = streaming.PlainStream.bind()
     with cluster.running(application, "/plain"), ask(cluster, "/plain") as wire:
         wire.read_head()
         first = wire.read_chunk()

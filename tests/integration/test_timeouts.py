@@ -28,7 +28,7 @@ def record(tmp_path: Path) -> Record:
 
 @pytest.fixture
 def slow(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    with cluster.running(timeouts.Slow.bind(record)):  # type: ignore[attr-defined]
+    with cluster.running(timeouts.Slow.bind(record)):
         cluster.get("/quick")
         yield cluster
 

@@ -31,7 +31,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(scope="module")
 def serving_sockets(cluster: Cluster, record: Record) -> Iterator[Cluster]:
-    with cluster.running(sockets.Sockets.bind(record)):  # type: ignore[attr-defined]
+    with cluster.running(sockets.Sockets.bind(record)):
         yield cluster
 
 
@@ -80,7 +80,7 @@ def test_message_in_fragments_arrives_as_one(served: Cluster) -> None:
 
 def test_plain_asgi_application_speaks(cluster: Cluster) -> None:
     with (
-        cluster.running(sockets.Plain.bind(), "/plain"),  # type: ignore[attr-defined]
+        cluster.running(sockets.Plain.bind(), "/plain"),
         opened(cluster, "/plain/any", subprotocols=["a", "b"]) as websocket,
     ):
         assert websocket.subprotocol == "a"
@@ -135,7 +135,7 @@ def test_path_without_websocket_is_refused(served: Cluster, path: str) -> None:
 
 def test_websocket_to_no_application_is_refused(cluster: Cluster) -> None:
     with (
-        cluster.running(sockets.Plain.bind(), "/plain"),  # type: ignore[attr-defined]
+        cluster.running(sockets.Plain.bind(), "/plain"),
         pytest.raises(InvalidStatus) as refusal,
     ):
         opened(cluster, "/plainer")
@@ -186,7 +186,7 @@ def test_failing_handler_closes_with_1011_behind_its_messages(served: Cluster) -
 def test_killed_replica_closes_with_1011(cluster: Cluster, tmp_path: Path) -> None:
     record = Record(tmp_path / "own")
     with (
-        cluster.running(sockets.Sockets.bind(record), "/killed"),  # type: ignore[attr-defined]
+        cluster.running(sockets.Sockets.bind(record), "/killed"),
         opened(cluster, "/killed/waits") as websocket,
     ):
         record.wait_for("accepted")

@@ -82,9 +82,3 @@ def cluster_running(folder: Path, **http_options: Any) -> Iterator[Cluster]:
             yield Cluster(started.http_port, logs_dir)
         finally:
             serving.shutdown()
-
-
-def bound(deployment: Any, *args: Any, **kwargs: Any) -> serving.Application:
-    """`deployment.bind(...)`, of what mypy takes for the class that was decorated."""
-    application: serving.Application = deployment.bind(*args, **kwargs)
-    return application
