@@ -19,6 +19,10 @@ from serving.v1.replica_pb2_grpc import (
 )
 
 STACKS_TIMEOUT_S = 1.0
+RECONFIGURE_TIMEOUT_S = 600.0
+"""Where the caller names no time of its own."""
+THREADS = 4
+"""One may wait for `check_health` and one for `reconfigure`; the others answer meanwhile."""
 
 
 class Controlled(Protocol):
@@ -28,7 +32,9 @@ class Controlled(Protocol):
     def ongoing(self) -> int: ...
     @property
     def loop_lag_s(self) -> float: ...
-    def reconfigure(self, max_ongoing_requests: int) -> None: ...
+    def resize(self, max_ongoing_requests: int) -> None: ...
+    def reconfigure(self, user_config_json: str, timeout_s: float) -> str: ...
+    def check_health(self, timeout_s: float) -> str: ...
     def begin_drain(self, grace_s: float) -> None: ...
 
 
@@ -39,7 +45,7 @@ class ControlServer(ReplicaControlServicer):
     def __init__(self, address: str, replica: Controlled, loop: asyncio.AbstractEventLoop) -> None:
         self._replica = replica
         self._loop = loop
-        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="control"))
+        self._server = grpc.server(ThreadPoolExecutor(THREADS, thread_name_prefix="control"))
         add_ReplicaControlServicer_to_server(self, self._server)
         self._server.add_insecure_port(address)
 
@@ -51,13 +57,24 @@ class ControlServer(ReplicaControlServicer):
         self._server.stop(grace=0).wait()
 
     def Health(self, request: pb.HealthRequest, context: object) -> pb.HealthResponse:
-        return pb.HealthResponse(ongoing=self._replica.ongoing, loop_lag_s=self._replica.loop_lag_s)
+        unhealthy = ""
+        if request.check_timeout_s:
+            unhealthy = self._replica.check_health(request.check_timeout_s)
+        return pb.HealthResponse(
+            ongoing=self._replica.ongoing,
+            loop_lag_s=self._replica.loop_lag_s,
+            unhealthy=unhealthy,
+        )
 
     def Reconfigure(
-        self, request: pb.ReconfigureRequest, context: object
+        self, request: pb.ReconfigureRequest, context: grpc.ServicerContext
     ) -> pb.ReconfigureResponse:
-        self._replica.reconfigure(request.max_ongoing_requests)
-        return pb.ReconfigureResponse()
+        self._replica.resize(request.max_ongoing_requests)
+        error = ""
+        if request.HasField("user_config_json"):
+            remaining_s = context.time_remaining() or RECONFIGURE_TIMEOUT_S
+            error = self._replica.reconfigure(request.user_config_json, remaining_s)
+        return pb.ReconfigureResponse(error=error)
 
     def Drain(self, request: pb.DrainRequest, context: object) -> pb.DrainResponse:
         self._replica.begin_drain(request.grace_s)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import gc
+import json
+import logging
 import os
+from collections.abc import Coroutine
 from typing import Any
 
 import anyio.to_thread
@@ -15,12 +20,15 @@ from serving.calls import process
 from serving.calls.process import calling
 from serving.mux import channel_options, server_options
 from serving.replica.control import ControlServer
-from serving.replica.replica import Replica, UserCode, user_traceback
+from serving.replica.hooks import user_traceback
+from serving.replica.replica import Replica, UserCode
 from serving.replica.service import DataService
 from serving.replica.watchdog import Watchdog
 from serving.v1.controller_pb2 import ReplicaReport, ReplicaSpec
 from serving.v1.controller_pb2_grpc import ControllerStub
 from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
+
+logger = logging.getLogger("serving.replica")
 
 REPORT_TIMEOUT_S = 10.0
 LAST_WORDS_S = 1.0
@@ -36,6 +44,8 @@ class ReplicaProcess:
         self._watchdog = Watchdog(self._loop)
         self._control = ControlServer(spec.control_address, self, self._loop)
         self._replica = Replica(spec, whole_process=True)
+        # What the control server's threads wait for.
+        self._asked: set[concurrent.futures.Future[str]] = set()
         self._drain_grace_s: asyncio.Future[float] = self._loop.create_future()
 
     async def run(self) -> int:
@@ -63,13 +73,42 @@ class ReplicaProcess:
     def loop_lag_s(self) -> float:
         return self._watchdog.lag_s
 
-    def reconfigure(self, max_ongoing_requests: int) -> None:
+    def resize(self, max_ongoing_requests: int) -> None:
         self._loop.call_soon_threadsafe(self._resize, max_ongoing_requests)
+
+    def reconfigure(self, user_config_json: str, timeout_s: float) -> str:
+        """Gives the traceback of what the user's method raised, or nothing."""
+        try:
+            return self._ask(self._reconfigure(user_config_json), timeout_s)
+        except TimeoutError:
+            return f"reconfigure() has not returned within {timeout_s:.0f} s"
+
+    def check_health(self, timeout_s: float) -> str:
+        """Gives what the user's method complains of, or nothing: also where the loop is blocked,
+        so that it cannot be asked."""
+        if self._replica.hooks is None:
+            return ""
+        try:
+            return self._ask(self._replica.hooks.check_health(timeout_s), 2 * timeout_s)
+        except TimeoutError:
+            return ""
 
     def begin_drain(self, grace_s: float) -> None:
         """Ends the process once its requests are done, or ``grace_s`` have passed. Callable from
         any thread and from a signal handler."""
         self._loop.call_soon_threadsafe(self._set_drain, grace_s)
+
+    def _ask(self, work: Coroutine[Any, Any, str], timeout_s: float) -> str:
+        """Runs work on the loop for a thread that waits for it; nothing once the replica ends."""
+        asked = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._asked.add(asked)
+        try:
+            return asked.result(timeout_s)
+        except concurrent.futures.CancelledError:
+            return ""
+        finally:
+            asked.cancel()
+            self._asked.discard(asked)
 
     # The steps of its life.
 
@@ -96,11 +135,23 @@ class ReplicaProcess:
             await self._replica.drain(grace_s)
             # Answers that are done may still be on their way to slow readers.
             await server.stop(grace=max(LAST_WORDS_S, deadline - self._loop.time()))
-            await self._replica.shut_down(max(LAST_WORDS_S, deadline - self._loop.time()))
+            await self._replica.shut_down(deadline - self._loop.time())
+            gc.unfreeze()  # The interpreter's last collection finalizes what the object held.
         finally:
+            for asked in list(self._asked):
+                asked.cancel()
             await server.stop(grace=None)
             self._watchdog.stop()
             await self._loop.run_in_executor(None, self._control.stop)
+
+    async def _reconfigure(self, user_config_json: str) -> str:
+        assert self._replica.hooks is not None
+        try:
+            await self._replica.hooks.reconfigure(json.loads(user_config_json))
+        except Exception as error:
+            logger.exception("reconfigure() of the deployment failed")
+            return user_traceback(error)
+        return ""
 
     async def _report(self, error: str) -> None:
         """Tells the controller, which tells those who deployed it, and the log."""

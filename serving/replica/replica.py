@@ -8,25 +8,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import logging
-import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from serving.context import ReplicaContext, enter_replica
 from serving.replica.callables import ASGIApp, callable_app, response_handler
 from serving.replica.calls import CallHandler
+from serving.replica.hooks import Hooks, Unhealthy
 from serving.replica.lifespan import Lifespan
 from serving.replica.runner import Runner
 from serving.replica.service import DataService
 from serving.v1.controller_pb2 import ReplicaSpec
 
-logger = logging.getLogger("serving.replica")
-
-LIFESPAN_TIMEOUT_S = 5.0
+END_S = 5.0
+"""What the application's own end has at least, where its requests took all of the grace."""
+LAST_S = 1.0
+"""What the object's end has at least, where that of the application's lifespan took all of it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class Replica:
         self.spec = spec
         self.instance: Any = None
         """The user's object."""
+        self.hooks: Hooks | None = None
+        """Its methods of life."""
         self.runner: Runner | None = None
         self.service: DataService | None = None
         self._whole_process = whole_process
@@ -67,12 +67,16 @@ class Replica:
         user_code = load()
         self.instance = await _construct(user_code)
         self._enter_context()
-        if spec.deployment.options.user_config_json:
-            await _reconfigure(self.instance, json.loads(spec.deployment.options.user_config_json))
+        options = spec.deployment.options
+        self.hooks = Hooks(self.instance)
+        if options.user_config_json:
+            await self.hooks.reconfigure(json.loads(options.user_config_json))
         app = await self._start_app(user_code)
+        if complaint := await self.hooks.check_health(options.health_check_timeout_s):
+            raise Unhealthy(f"check_health() failed: {complaint}")
         self.runner = Runner(
             app,
-            max_ongoing=spec.deployment.options.max_ongoing_requests,
+            max_ongoing=options.max_ongoing_requests,
             state=self._lifespan.state if self._lifespan is not None else {},
             calls=CallHandler(self.instance, spec.deployment.name),
             application=spec.application,
@@ -89,10 +93,13 @@ class Replica:
         await self.runner.drain(grace_s)
 
     async def shut_down(self, timeout_s: float) -> None:
-        """Lets the application and the user's object end what they started."""
+        """The end of the application's lifespan, then the object's own: `shutdown`, `__del__`."""
+        assert self.hooks is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(timeout_s, END_S)
         if self._lifespan is not None:
-            await self._lifespan.shutdown(LIFESPAN_TIMEOUT_S)
-        await _shut_down(self.instance, timeout_s)
+            await self._lifespan.shutdown(deadline - loop.time())
+        await self.hooks.end(max(LAST_S, deadline - loop.time()))
 
     def _enter_context(self) -> None:
         spec = self.spec
@@ -112,15 +119,6 @@ class Replica:
         return app
 
 
-def user_traceback(error: BaseException) -> str:
-    """The traceback from the first frame that is not ours on."""
-    here = os.path.dirname(os.path.dirname(__file__)) + os.sep
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
-
-
 async def _construct(user_code: UserCode) -> Any:
     """The user's object: an instance of a class, or the function itself."""
     target, args, kwargs = user_code.target, user_code.args, user_code.kwargs
@@ -131,26 +129,6 @@ async def _construct(user_code: UserCode) -> Any:
     instance = target.__new__(target, *args, **kwargs)
     await target.__init__(instance, *args, **kwargs)
     return instance
-
-
-async def _reconfigure(instance: Any, user_config: Any) -> None:
-    result = instance.reconfigure(user_config)
-    if inspect.isawaitable(result):
-        await result
-
-
-async def _shut_down(instance: Any, timeout_s: float) -> None:
-    """Calls the user's `shutdown`, if there is one."""
-    hook = None if inspect.isfunction(instance) else getattr(instance, "shutdown", None)
-    if hook is None:
-        return
-    try:
-        async with asyncio.timeout(timeout_s):
-            result = hook()
-            if inspect.isawaitable(result):
-                await result
-    except Exception:
-        logger.exception("shutdown() of the deployment failed")
 
 
 def _plain_app(instance: Any, adapter: Callable[..., Any] | None) -> ASGIApp:

@@ -24,8 +24,10 @@ class InvokeResponse(_message.Message):
     def __init__(self, response: _Optional[_Union[_http_pb2.HttpResponse, _Mapping]] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("check_timeout_s",)
+    CHECK_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    check_timeout_s: float
+    def __init__(self, check_timeout_s: _Optional[float] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
     __slots__ = ("ongoing", "loop_lag_s", "unhealthy")
