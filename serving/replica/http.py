@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from serving.mux import ResetCode, Stream, StreamError
+from serving.replica.refusals import RETRY_AFTER_S, STATUS
 from serving.replica.scope import ClientDisconnected, check_status, flatten
 from serving.v1.http_pb2 import BODY, CONTINUE, RESPONSE, HttpRequest, HttpResponse
 
@@ -32,6 +33,7 @@ class HttpBridge:
         "_complete",
         "_expects_continue",
         "_head",
+        "_held",
         "_is_head",
         "_length",
         "_more_body",
@@ -50,6 +52,7 @@ class HttpBridge:
 
         # Response state
         self._head: HttpResponse | None = None
+        self._held = False
         self._started = False
         self._complete = False
         self._chunked: bool | None = None
@@ -112,31 +115,34 @@ class HttpBridge:
                 f"Unexpected ASGI message '{kind}' sent, after response already completed."
             )
 
-    def finish(self, *, failed: bool) -> bool:
+    def finish(self, *, failed: bool, refusal: str = "") -> bool:
         """The application has returned, or ``failed`` with an exception: what is missing of the
         response is an answer of 500, or the break of a response that had begun. Tells whether
-        anything was."""
-        if self._complete or self._stream.error is not None:
+        anything was.
+
+        A ``refusal`` says that the exception stands for 503: also in place of the 500 that a
+        framework had sent before it let the exception through."""
+        if self._stream.error is not None:
+            return False
+        if refusal and (not self._started or (self._held and self._head is not None)):
+            self._head = None
+            self._answer(STATUS, refusal, b"retry-after", b"%d" % RETRY_AFTER_S)
+            return True
+        if self._held:
+            self._flush_head()
+        if self._complete:
             return False
         if self._started:
             self._flush_head()
             self._stream.abort(ResetCode.INTERNAL_ERROR, "the response was not completed")
         else:
-            body = b"Internal Server Error"
-            response = HttpResponse(
-                status=500,
-                headers=[
-                    b"content-type",
-                    b"text/plain; charset=utf-8",
-                    b"content-length",
-                    b"%d" % len(body),
-                    b"connection",
-                    b"close",
-                ],
-                body=body,
-            )
-            self._stream.write(RESPONSE, response.SerializeToString(), end=True)
+            self._answer(500, "Internal Server Error", b"connection", b"close")
         return True
+
+    def _answer(self, status: int, text: str, *headers: bytes) -> None:
+        """A whole response of our own."""
+        response = plain_response(status, text, *headers)
+        self._stream.write(RESPONSE, response.SerializeToString(), end=True)
 
     def _start(self, message: Message) -> None:
         status = message["status"]
@@ -182,6 +188,10 @@ class HttpBridge:
             if data or end:
                 self._stream.write(BODY, data, end=end)
             return
+        if end and head.status == 500 and not self._held and len(data) <= MAX_INLINE_BODY:
+            # Until the application has returned or raised, in this turn of the loop: see `finish`.
+            head.body, self._held = data, True
+            return
         self._head = None
         if len(data) <= MAX_INLINE_BODY:
             head.body = data
@@ -192,7 +202,23 @@ class HttpBridge:
 
     def _flush_head(self) -> None:
         if self._head is not None and self._stream.error is None:
-            self._write(b"", end=False)
+            self._write(self._head.body, end=self._held)
+
+
+def plain_response(status: int, text: str, *headers: bytes) -> HttpResponse:
+    """A response of plain text, whole."""
+    body = text.encode()
+    return HttpResponse(
+        status=status,
+        headers=[
+            b"content-type",
+            b"text/plain; charset=utf-8",
+            b"content-length",
+            b"%d" % len(body),
+            *headers,
+        ],
+        body=body,
+    )
 
 
 def _expects_continue(request: HttpRequest) -> bool:

@@ -18,6 +18,7 @@ from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import Part
 from serving.replica.calls import CallHandler
 from serving.replica.http import HttpBridge
+from serving.replica.refusals import refusal_of
 from serving.replica.scope import ClientDisconnected, build_scope
 from serving.replica.websocket import WebSocketBridge
 from serving.v1.call_pb2 import CALL, Call
@@ -135,14 +136,16 @@ class Runner:
         scope = build_scope(request, self._state)
         # Not the exception itself: this frame is part of its traceback, so that it would keep
         # itself, and with it the handler's frames and open generators.
-        failed = True
+        failed, refusal = True, ""
         try:
             await self._app(scope, bridge.receive, bridge.send)
             failed = False
         except BaseException as raised:
             if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
                 raise
-            if not _is_departure(raised, stream):
+            if refusal := refusal_of(raised):
+                logger.warning("request %s was refused: %s", request.request_id, raised)
+            elif not _is_departure(raised, stream):
                 logger.error(
                     "request failed: %s %s",
                     request.method or "WebSocket",
@@ -150,7 +153,7 @@ class Runner:
                     exc_info=raised,
                 )
         finally:
-            if bridge.finish(failed=failed) and not failed:
+            if bridge.finish(failed=failed, refusal=refusal) and not failed:
                 logger.error(
                     "the application returned without completing its response: %s %s",
                     request.method or "WebSocket",

@@ -6,6 +6,8 @@ import enum
 from typing import Any
 
 from serving.mux import ResetCode, Stream, StreamError
+from serving.replica.http import plain_response
+from serving.replica.refusals import RETRY_AFTER_S, STATUS
 from serving.replica.scope import ClientDisconnected, check_status, flatten
 from serving.v1.http_pb2 import (
     ACCEPT,
@@ -22,6 +24,7 @@ from serving.v1.http_pb2 import (
 Message = dict[str, Any]
 
 NO_CLOSE_FRAME = 1006
+TRY_AGAIN_LATER = 1013
 MAX_CLOSE_REASON = 123
 _UNTAGGED = 0
 
@@ -85,9 +88,12 @@ class WebSocketBridge:
         if self._stream.must_wait:
             await self._stream.drain()
 
-    def finish(self, *, failed: bool) -> bool:
+    def finish(self, *, failed: bool, refusal: str = "") -> bool:
         """The application has returned, or ``failed`` with an exception. Tells whether the
-        client's handshake was left without an answer, or a refusal without its end."""
+        client's handshake was left without an answer, or a refusal without its end.
+
+        A ``refusal`` says that the exception stands for 503, or for a close that says to try
+        again."""
         if self._ended or self._stream.error is not None:
             return False
         self._ended = True
@@ -95,7 +101,17 @@ class WebSocketBridge:
         if served or self._stream.receive_ended:
             self._stream.write(_UNTAGGED, b"", end=True)
             return False
-        self._stream.abort(ResetCode.INTERNAL_ERROR, "the handler failed")
+        if refusal and self._state is _State.CONNECTING:
+            retry_after = b"%d" % RETRY_AFTER_S
+            head = plain_response(STATUS, refusal, b"retry-after", retry_after)
+            body, head.body = head.body, b""
+            self._stream.write(RESPONSE, head.SerializeToString())
+            self._stream.write(BODY, body, end=True)
+        elif refusal and self._state is _State.CONNECTED:
+            close = WebSocketClose(code=TRY_AGAIN_LATER)
+            self._stream.write(CLOSE, close.SerializeToString(), end=True)
+        else:
+            self._stream.abort(ResetCode.INTERNAL_ERROR, "the handler failed")
         return True
 
     def _answer_handshake(self, message: Message) -> None:
