@@ -24,7 +24,7 @@ TIMED_OUT = Failure(408, "Request Timeout")
 HANDLER_FAILED = Failure(500, "Internal Server Error")
 REPLICA_LOST = Failure(502, "Bad Gateway: the replica that worked on this request was lost")
 OVERLOADED = Failure(503, "Service Unavailable: too many requests are waiting", RETRY_SOON)
-UNAVAILABLE = Failure(503, "Service Unavailable: the application is being removed", RETRY_SOON)
+UNAVAILABLE = Failure(503, "Service Unavailable: nothing runs that could answer", RETRY_SOON)
 CANCELLED_BY_REPLICA = Failure(503, "Service Unavailable: the replica is stopping", RETRY_SOON)
 
 CLIENT_LEFT = 499

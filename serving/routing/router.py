@@ -31,6 +31,9 @@ logger = logging.getLogger("serving.routing")
 
 PATIENCE_S = 0.1
 """How long a request with a key waits in all for replicas that hold it, where others have room."""
+MAX_START_S = 600.0
+"""How long a request waits where there is no replica and one is to come: models take minutes to
+load. After the same time Kubernetes says that a deployment does not progress."""
 
 
 class RoutingError(Exception):
@@ -42,7 +45,7 @@ class Overloaded(RoutingError):
 
 
 class Unavailable(RoutingError):
-    """The deployment is gone."""
+    """The deployment is gone, or has no replica and none is to be expected."""
 
 
 class ReplicaLost(RoutingError):
@@ -95,8 +98,10 @@ class Router:
         self.balancer = Balancer()
         self._links: dict[Replica, tuple[Link, asyncio.Task[None]]] = {}
         self._tasks = Tasks()
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._closed = False
+        # With what bounds their wait, while there is no replica.
+        self._waiting: dict[asyncio.Future[None], asyncio.TimerHandle | None] = {}
+        self._unavailable = ""
+        """Why no replica is to be expected."""
 
     def __repr__(self) -> str:
         return f"<Router {self.application}#{self.deployment} {self.balancer!r}>"
@@ -114,6 +119,11 @@ class Router:
             if replica.inflight == 0:
                 self._disconnect(replica)
         self.balancer.resize(target.max_ongoing_requests)
+        self._unavailable = target.unavailable and f"has no replica: {target.unavailable}"
+        if self._unavailable:
+            self._refuse_waiting()
+        for turn in self._waiting:
+            self._bound(turn)
 
     async def settled(self) -> None:
         """Waits until a connection to each replica was tried once."""
@@ -177,11 +187,8 @@ class Router:
 
     async def aclose(self) -> None:
         """The deployment is gone: who waits gets Unavailable, connections end."""
-        self._closed = True
-        for waiting in self._waiting:
-            if not waiting.done():  # It may have got a slot, or been cancelled, in this very turn.
-                waiting.set_exception(self._unavailable())
-        self._waiting.clear()
+        self._unavailable = "is gone"
+        self._refuse_waiting()
         await self._tasks.aclose()
 
     def _open(
@@ -215,14 +222,15 @@ class Router:
         return True
 
     async def _wait(self, arrival: int, again: bool, key: str, patient_until: float) -> Replica:
-        if self._closed:
-            raise self._unavailable()
+        if self._unavailable:
+            raise self._refusal(self._unavailable)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         patient = loop.time() < patient_until
         waiter: Waiter | None = None
         patience: asyncio.TimerHandle | None = None
-        self._waiting.add(turn)
+        self._waiting[turn] = None
+        self._bound(turn)
         try:
             waiter = self.balancer.enqueue(
                 arrival, partial(_wake, turn), again=again, key=key, patient=patient
@@ -239,7 +247,9 @@ class Router:
                 f" {self.balancer.max_queued} requests waiting (max_queued_requests)"
             ) from None
         finally:
-            self._waiting.discard(turn)
+            bound = self._waiting.pop(turn, None)
+            if bound is not None:
+                bound.cancel()
             if patience is not None:
                 patience.cancel()
             if waiter is not None:
@@ -279,8 +289,28 @@ class Router:
         if removed and replica.inflight == 0:
             self._disconnect(replica)
 
-    def _unavailable(self) -> Unavailable:
-        return Unavailable(f"{self.deployment!r} of {self.application!r} is gone")
+    def _bound(self, turn: asyncio.Future[None]) -> None:
+        """Bounds the wait of a request while there is no replica, and only then."""
+        bound = self._waiting[turn]
+        if self.balancer.replicas:
+            if bound is not None:
+                bound.cancel()
+                self._waiting[turn] = None
+        elif bound is None:
+            reason = f"has no replica: none came within {MAX_START_S:.0f} s"
+            loop = asyncio.get_running_loop()
+            self._waiting[turn] = loop.call_later(MAX_START_S, self._refuse, turn, reason)
+
+    def _refuse_waiting(self) -> None:
+        for turn in self._waiting:
+            self._refuse(turn, self._unavailable)
+
+    def _refuse(self, turn: asyncio.Future[None], reason: str) -> None:
+        if not turn.done():  # It may have got a slot, or been cancelled, in this very turn.
+            turn.set_exception(self._refusal(reason))
+
+    def _refusal(self, reason: str) -> Unavailable:
+        return Unavailable(f"{self.deployment!r} of {self.application!r} {reason}")
 
     def _lost(self, replica: Replica, error: ConnectionLost) -> ReplicaLost:
         logger.warning(

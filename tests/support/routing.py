@@ -133,7 +133,11 @@ class MemoryLink:
 
 
 def make_deployment(
-    *names: str, capacity: int = 1, max_queued: int = -1, application: str = "app"
+    *names: str,
+    capacity: int = 1,
+    max_queued: int = -1,
+    application: str = "app",
+    unavailable: str = "",
 ) -> Deployment:
     """A deployment whose replicas are found at their names."""
     return Deployment(
@@ -142,4 +146,5 @@ def make_deployment(
         max_ongoing_requests=capacity,
         max_queued_requests=max_queued,
         endpoints=[Endpoint(replica_id=name, address=name) for name in names],
+        unavailable=unavailable,
     )

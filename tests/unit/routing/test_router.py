@@ -12,6 +12,7 @@ import pytest
 
 from serving.mux import ResetCode, Stream, StreamReset
 from serving.mux.session import Part
+from serving.routing import router as router_module
 from serving.routing.router import Call, Overloaded, ReplicaLost, Router, RoutingError, Unavailable
 from tests.support.mux import TAG, turn, until
 from tests.support.routing import (
@@ -416,6 +417,39 @@ async def test_router_closes_whatever_its_waiters_do_in_the_same_turn(in_this_tu
         with pytest.raises((RoutingError, asyncio.CancelledError)):
             await waiting
         assert in_flight(router) == [0]
+
+
+async def test_who_waits_and_who_comes_hear_why_no_replica_is_to_be_expected() -> None:
+    async with routed() as router:
+        waiting = start(router)
+        await turn()
+        router.update(make_deployment(unavailable="it broke"))
+        for asked in (waiting, start(router)):
+            with pytest.raises(Unavailable, match="'Model' of 'app' has no replica: it broke"):
+                await asked
+
+        router.update(make_deployment())
+        waiting = start(router)
+        await turn()
+        assert not waiting.done()
+        waiting.cancel()
+
+
+async def test_wait_for_a_first_replica_is_bounded_and_that_for_a_slot_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router_module, "MAX_START_S", 0.02)
+    replica = MemoryReplica("a", hold)
+    async with routed(replica) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = start(router)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+
+        router.update(make_deployment())
+        with pytest.raises(Unavailable, match="none came within 0 s"):
+            await waiting
+        call.close()
 
 
 async def test_repr_tells_deployment_and_state() -> None:
