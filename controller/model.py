@@ -25,6 +25,10 @@ class Replica:
     # When it was started, and when it last changed its state. Seconds, monotonic.
     started_at: float
     since: float
+    # The deployments of its application that it may call.
+    calls: frozenset[str] = frozenset()
+    # Health checks that failed in a row.
+    failed_checks: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ MAX_FAILED_STARTS = 3
 """Failed starts in a row after which a version that never worked is given up."""
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 10.0
+SOON_S = 2.0
+"""Callers wait for a replica that is to be started within this time."""
+MAX_FAILED_CHECKS = 3
+"""Failed health checks in a row after which a replica is replaced, as in Ray Serve."""
 STABLE_AFTER_S = 10.0
 """A replica that stayed ready for this long makes earlier failures forgotten."""
 
@@ -26,23 +30,73 @@ def compute(
     histories: Mapping[str, History],
     replicas: Sequence[Replica],
     now: float,
+    *,
+    is_held: bool = False,
 ) -> Plan:
-    """The next steps of one deployment; `target` is None once it is deleted."""
+    """The next steps of one deployment; `target` is None once it is deleted, which has to wait
+    while it `is_held`."""
     live = [replica for replica in replicas if replica.state is not ReplicaState.STOPPING]
     if target is None:
-        return Plan(stop=tuple(Stop(replica.replica_id, "deleted") for replica in live))
+        leaving = () if is_held else live
+        return Plan(stop=tuple(Stop(replica.replica_id, "deleted") for replica in leaving))
+    sick = [replica for replica in live if is_sick(replica)]
+    live = [replica for replica in live if not is_sick(replica)]
     version = serving_version(target, histories)
     history = histories.get(version, _NEW)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
     start, wake_at = _missing(target, version, history, ours, now)
-    stop = (*_surplus(target, ours), *_outdated(target, ours, others))
+    stop = (*_sick(sick), *_surplus(target, ours), *_outdated(target, ours, others))
     return Plan(start, stop, wake_at)
+
+
+def held(replicas: Mapping[str, Sequence[Replica]]) -> set[str]:
+    """The deployments of an application that replicas of others may still call: these have to end
+    first. Of those that call each other in a circle none waits for another."""
+    calls = {name: set().union(*(r.calls for r in of)) for name, of in replicas.items()}
+    reached = {name: _reached(name, calls) for name in calls}
+    return {
+        callee
+        for name, callees in reached.items()
+        for callee in callees
+        if name not in reached.get(callee, ())
+    }
+
+
+def _reached(name: str, calls: Mapping[str, set[str]]) -> set[str]:
+    """The deployments that a call of one may come to."""
+    reached: set[str] = set()
+    following = {name}
+    while following:
+        following = set().union(*(calls.get(each, set()) for each in following)) - reached
+        reached |= following
+    return reached
+
+
+def is_hopeless(
+    target: Target | None, histories: Mapping[str, History], replicas: Sequence[Replica], now: float
+) -> bool:
+    """Whether callers would wait in vain: none of it runs or starts, and none will soon."""
+    if any(replica.state is not ReplicaState.STOPPING for replica in replicas):
+        return False
+    if target is None or target.num_replicas == 0:
+        return True
+    version = serving_version(target, histories)
+    history = histories.get(version, _NEW)
+    return has_failed(version, histories) or history.retry_at - now > SOON_S
+
+
+def is_sick(replica: Replica) -> bool:
+    """Whether it failed so many health checks that it is to be replaced."""
+    return replica.failed_checks >= MAX_FAILED_CHECKS
 
 
 def has_failed(version: str, histories: Mapping[str, History]) -> bool:
     """Whether a version never worked and was tried often enough."""
-    history = histories.get(version, _NEW)
+    return _is_given_up(histories.get(version, _NEW))
+
+
+def _is_given_up(history: History) -> bool:
     return not history.proven and history.failures >= MAX_FAILED_STARTS
 
 
@@ -71,12 +125,17 @@ def _missing(
     count = target.num_replicas - len(ours)
     if count <= 0:
         return (), None
-    if not history.proven and history.failures >= MAX_FAILED_STARTS:
+    if _is_given_up(history):
         return (), None  # given up, and nothing to fall back on
     if now < history.retry_at:
         return (), history.retry_at
     reason = f"{len(ours)} of {target.num_replicas} replicas"
     return (Start(version, reason),) * count, None
+
+
+def _sick(sick: list[Replica]) -> tuple[Stop, ...]:
+    reason = f"{MAX_FAILED_CHECKS} health checks failed in a row"
+    return tuple(Stop(replica.replica_id, reason) for replica in sick)
 
 
 def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
@@ -121,6 +180,11 @@ def after_failure(
     return replace(
         history, failures=failures, last_failure_at=now, retry_at=now + delay, error=error
     )
+
+
+def after_check(replica: Replica, *, passed: bool) -> Replica:
+    """A replica after a health check."""
+    return replace(replica, failed_checks=0 if passed else replica.failed_checks + 1)
 
 
 def after_ready(history: History, *, now: float) -> History:

@@ -12,14 +12,15 @@ import asyncio
 import logging
 import math
 import time
+from dataclasses import replace
 
 from serving.aio import Tasks
 from serving.controller import plan
 from serving.controller.model import History, Replica, ReplicaState, Start, Stop
 from serving.controller.publisher import Publisher
-from serving.controller.replica import ReplicaProcess, Surroundings, new_token
+from serving.controller.replica import ReplicaProcess, Settings, Surroundings, new_token
 from serving.controller.state import ApplicationState, DeploymentState
-from serving.controller.status import application_status, headline
+from serving.controller.status import application_status, headline, unavailable
 from serving.controller.store import ApplicationRecord, Store
 from serving.v1 import controller_pb2 as pb
 
@@ -146,12 +147,41 @@ class Reconciler:
             replica.become(ReplicaState.RUNNING, now)
             history = deployment.histories.get(replica.seen.version, History())
             deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
-            options = deployment.spec.options
-            health = replica.watch_health(
-                options.health_check_period_s, options.health_check_timeout_s
-            )
+            health = self._watch_health(application, name, replica)
             self._tasks.start(health, name=f"health of {replica_id}")
         self._touch(application.name)
+
+    async def _watch_health(
+        self, state: ApplicationState, name: str, replica: ReplicaProcess
+    ) -> None:
+        """Asks a replica whether it is well, for as long as it serves."""
+        while (deployment := state.deployments.get(name)) is not None:
+            options = deployment.spec.options
+            if await replica.ends_within(options.health_check_period_s):
+                return
+            complaint = await replica.check_health(options.health_check_timeout_s)
+            if replica.seen.state is not ReplicaState.RUNNING:
+                return
+            self._note_check(state, deployment, replica, complaint)
+
+    def _note_check(
+        self,
+        state: ApplicationState,
+        deployment: DeploymentState,
+        replica: ReplicaProcess,
+        complaint: str,
+    ) -> None:
+        replica.seen = plan.after_check(replica.seen, passed=not complaint)
+        if not complaint:
+            return
+        count = replica.seen.failed_checks
+        log.warning(
+            "%s failed a health check, %s in a row: %s", replica, count, headline(complaint)
+        )
+        if plan.is_sick(replica.seen):
+            error = f"check_health() failed {count} times in a row: {complaint}"
+            self._note_failure(deployment, replica, error, time.monotonic())
+            self._touch(state.name)
 
     # The loop
 
@@ -196,12 +226,19 @@ class Reconciler:
         if state.is_complete and state.serving is not state.record.spec:
             state.complete()
             self._take_steps(state, now)  # what only the one before it needed may go
-        self._publish(state)
+        self._publish(state, now)
         self._note_status(state)
 
     def _take_steps(self, state: ApplicationState, now: float) -> None:
+        held = state.held
         for name, deployment in list(state.deployments.items()):
-            steps = plan.compute(deployment.target, deployment.histories, deployment.seen(), now)
+            steps = plan.compute(
+                deployment.target,
+                deployment.histories,
+                deployment.seen(),
+                now,
+                is_held=name in held,
+            )
             for start in steps.start:
                 self._start(state, name, start, now)
             for stop in steps.stop:
@@ -211,7 +248,7 @@ class Reconciler:
                     steps.wake_at, self._alarms.get(state.name, math.inf)
                 )
             if deployment.target is not None:
-                self._reconfigure(deployment)
+                self._reconfigure(state, deployment)
             elif not deployment.replicas:
                 del state.deployments[name]
 
@@ -221,7 +258,9 @@ class Reconciler:
         deployment = state.deployments[name]
         token = new_token()
         replica_id = f"{state.name}#{name}#{token}"
-        seen = Replica(replica_id, step.version, ReplicaState.STARTING, now, now)
+        wanted = deployment.spec_to_start(step.version)
+        calls = frozenset(wanted.calls)
+        seen = Replica(replica_id, step.version, ReplicaState.STARTING, now, now, calls)
         replica = ReplicaProcess(self._around, seen, token)
         deployment.replicas[replica_id] = replica
         self._replicas[replica_id] = (state, name)
@@ -229,7 +268,7 @@ class Reconciler:
         spec = pb.ReplicaSpec(
             application=state.name,
             replica_id=replica_id,
-            deployment=deployment.specs[step.version],
+            deployment=wanted,
             is_ingress=name == application.ingress,
             route_prefix=application.route_prefix,
         )
@@ -282,19 +321,40 @@ class Reconciler:
         ending = replica.stop(unpublished) if was_ready else replica.end()
         self._tasks.start(ending, name=f"stop {step.replica_id}")
 
-    def _reconfigure(self, deployment: DeploymentState) -> None:
-        limit = deployment.spec.options.max_ongoing_requests
+    def _reconfigure(self, state: ApplicationState, deployment: DeploymentState) -> None:
+        assert deployment.target is not None
+        wanted = deployment.settings
         for replica in deployment.ready:
-            is_current = deployment.target and replica.seen.version == deployment.target.version
-            if is_current and replica.max_ongoing_requests != limit:
-                replica.max_ongoing_requests = limit
+            is_current = replica.seen.version == deployment.target.version
+            if is_current and replica.settings != wanted and not replica.is_reconfiguring:
+                replica.is_reconfiguring = True
                 self._tasks.start(
-                    replica.reconfigure(limit), name=f"reconfigure {replica.seen.replica_id}"
+                    self._tell(state, deployment, replica, wanted),
+                    name=f"reconfigure {replica.seen.replica_id}",
                 )
+
+    async def _tell(
+        self,
+        state: ApplicationState,
+        deployment: DeploymentState,
+        replica: ReplicaProcess,
+        settings: Settings,
+    ) -> None:
+        """Has a replica take over its settings. One that refuses gets those back that it had; one
+        that refuses these too is replaced."""
+        error = await replica.reconfigure(settings)
+        if error and deployment.settings == settings:
+            log.warning("%s did not take its settings: %s", replica, headline(error))
+            if deployment.config_error or settings.user_config_json == deployment.previous_config:
+                replica.seen = replace(replica.seen, failed_checks=plan.MAX_FAILED_CHECKS)
+                self._note_failure(deployment, replica, error, time.monotonic())
+            else:
+                deployment.config_error = error
+        self._touch(state.name)
 
     # What others see
 
-    def _publish(self, state: ApplicationState) -> None:
+    def _publish(self, state: ApplicationState, now: float) -> None:
         routed = state.routed
         route = None
         if routed is not None and routed.route_prefix:
@@ -302,7 +362,7 @@ class Reconciler:
                 application=state.name, route_prefix=routed.route_prefix, ingress=routed.ingress
             )
         deployments = {
-            name: _published(state.name, name, deployment)
+            name: _published(state.name, name, deployment, now)
             for name, deployment in state.deployments.items()
         }
         revision = self._publisher.publish(state.name, route, deployments)
@@ -385,7 +445,9 @@ def _without_code(spec: pb.ApplicationSpec) -> pb.ApplicationSpec:
     return bare
 
 
-def _published(application: str, name: str, deployment: DeploymentState) -> pb.Deployment:
+def _published(
+    application: str, name: str, deployment: DeploymentState, now: float
+) -> pb.Deployment:
     options = deployment.spec.options
     return pb.Deployment(
         application=application,
@@ -396,6 +458,7 @@ def _published(application: str, name: str, deployment: DeploymentState) -> pb.D
             pb.Endpoint(replica_id=replica.seen.replica_id, address=replica.address)
             for replica in deployment.ready
         ],
+        unavailable=unavailable(deployment, now),
     )
 
 

@@ -21,6 +21,8 @@ from serving.v1 import controller_pb2 as pb, replica_pb2, replica_pb2_grpc
 log = logging.getLogger("serving.controller")
 
 _CONTROL_TIMEOUT_S = 5.0
+# A reconfigure may load a model: it has the time that Kubernetes gives a deployment to progress.
+_RECONFIGURE_TIMEOUT_S = 600.0
 # Time to exit after the last request, for shutdown hooks; and after SIGTERM.
 _EXIT_TIMEOUT_S = 6.0
 _TERMINATE_TIMEOUT_S = 2.0
@@ -40,6 +42,19 @@ class Surroundings:
     logging_json: str = "{}"
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a replica can take over while it runs."""
+
+    max_ongoing_requests: int
+    user_config_json: str
+
+
+def settings_of(options: pb.DeploymentOptions) -> Settings:
+    """What the options of a deployment say."""
+    return Settings(options.max_ongoing_requests, options.user_config_json)
+
+
 class ReplicaProcess:
     """A replica and its process. Its owner awaits `run`, and ends it with `stop` or `end`."""
 
@@ -48,8 +63,9 @@ class ReplicaProcess:
         self.pid = 0
         # Why it ended or could not start, as far as it told.
         self.error = ""
-        # What it was told last.
-        self.max_ongoing_requests = 0
+        # What it runs with; None where a change of it failed halfway.
+        self.settings: Settings | None = None
+        self.is_reconfiguring = False
         # Time that it may take to finish its requests.
         self.grace_s = 0.0
 
@@ -76,7 +92,7 @@ class ReplicaProcess:
         spec.address = self._socket
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
-        self.max_ongoing_requests = spec.deployment.options.max_ongoing_requests
+        self.settings = settings_of(spec.deployment.options)
         self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
         try:
             await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
@@ -122,11 +138,11 @@ class ReplicaProcess:
     async def end(self, patience_s: float = 0.0) -> None:
         """Ends the process: waits for it to do so by itself, then insists."""
         self._stopping = True
-        if await self._ends_within(patience_s):
+        if await self.ends_within(patience_s):
             return
         if self._process is not None:
             self._process.terminate()
-            if not await self._ends_within(_TERMINATE_TIMEOUT_S):
+            if not await self.ends_within(_TERMINATE_TIMEOUT_S):
                 log.warning("%s did not end when told to: killing it", self.seen.replica_id)
                 self._process.kill()
         await self._exited.wait()
@@ -141,7 +157,7 @@ class ReplicaProcess:
             await self._control("Drain", replica_pb2.DrainRequest(grace_s=self.grace_s))
         except grpc.aio.AioRpcError as error:
             # One that ends already, by itself or with the cluster, answers no more.
-            if await self._ends_within(_ENDING_TIMEOUT_S):
+            if await self.ends_within(_ENDING_TIMEOUT_S):
                 return True
             log.warning("%s cannot be drained: %s", self.seen.replica_id, error.details())
             return False
@@ -155,24 +171,38 @@ class ReplicaProcess:
             return 0
         return int(answer.ongoing)
 
-    async def reconfigure(self, max_ongoing_requests: int) -> None:
-        """Applies options that need no new process."""
-        self.max_ongoing_requests = max_ongoing_requests
-        request = replica_pb2.ReconfigureRequest(max_ongoing_requests=max_ongoing_requests)
+    async def reconfigure(self, settings: Settings) -> str:
+        """Takes over what needs no new process; gives what went wrong, or nothing."""
+        request = replica_pb2.ReconfigureRequest(max_ongoing_requests=settings.max_ongoing_requests)
+        timeout_s = _CONTROL_TIMEOUT_S
+        config = settings.user_config_json
+        if config and (self.settings is None or self.settings.user_config_json != config):
+            request.user_config_json = config
+            timeout_s = _RECONFIGURE_TIMEOUT_S
+        self.is_reconfiguring, self.settings = True, None
         try:
-            await self._control("Reconfigure", request)
+            error = str((await self._control("Reconfigure", request, timeout_s)).error)
+        except grpc.aio.AioRpcError as failure:
+            error = f"the replica did not answer: {failure.details()}"
+        finally:
+            self.is_reconfiguring = False
+        if self._exited.is_set():
+            return ""
+        if not error:
+            self.settings = settings
+        return error
+
+    async def check_health(self, timeout_s: float) -> str:
+        """What the user's check_health complains of, or nothing. A replica that does not answer is
+        told in the log: it may be busy, and one that has ended is heard of otherwise."""
+        request = replica_pb2.HealthRequest(check_timeout_s=timeout_s)
+        try:
+            answer = await self._control("Health", request, 2 * timeout_s + _CONTROL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             if not self._exited.is_set():
-                log.warning("%s cannot be reconfigured: %s", self.seen.replica_id, error.details())
-
-    async def watch_health(self, period_s: float, timeout_s: float) -> None:
-        """Says so in the log whenever the replica does not answer in time, until it ends."""
-        while not await self._ends_within(period_s):
-            try:
-                await self._control("Health", replica_pb2.HealthRequest(), timeout_s)
-            except grpc.aio.AioRpcError as error:
-                if not self._exited.is_set():
-                    log.warning("%s failed a health check: %s", self, error.details())
+                log.warning("%s did not answer a health check: %s", self, error.details())
+            return ""
+        return str(answer.unhealthy)
 
     async def _control(
         self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S
@@ -181,7 +211,8 @@ class ReplicaProcess:
             stub = replica_pb2_grpc.ReplicaControlStub(channel)
             return await getattr(stub, method)(request, timeout=timeout_s)
 
-    async def _ends_within(self, timeout_s: float) -> bool:
+    async def ends_within(self, timeout_s: float) -> bool:
+        """Whether its process has ended by then."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._exited.wait()

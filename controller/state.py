@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.controller import plan
 from serving.controller.model import History, Replica, ReplicaState, Target
-from serving.controller.replica import ReplicaProcess
+from serving.controller.replica import ReplicaProcess, Settings, settings_of
 from serving.controller.store import ApplicationRecord
 from serving.v1 import controller_pb2 as pb
 
@@ -21,6 +21,9 @@ class DeploymentState:
     specs: dict[str, pb.DeploymentSpec]
     histories: dict[str, History] = field(default_factory=dict)
     replicas: dict[str, ReplicaProcess] = field(default_factory=dict)
+    # What `reconfigure` raised for the wanted user_config, and the one that serves on instead.
+    config_error: str = ""
+    previous_config: str = ""
 
     @property
     def spec(self) -> pb.DeploymentSpec:
@@ -28,17 +31,47 @@ class DeploymentState:
         version = self.target.version if self.target else next(reversed(self.specs))
         return self.specs[version]
 
+    @property
+    def settings(self) -> Settings:
+        """What its replicas are to run with: the user_config before, where the wanted one was
+        refused."""
+        settings = settings_of(self.spec.options)
+        if self.config_error:
+            return replace(settings, user_config_json=self.previous_config)
+        return settings
+
+    def spec_to_start(self, version: str) -> pb.DeploymentSpec:
+        """The specification for a new replica."""
+        if self.target is None or version != self.target.version:
+            return self.specs[version]
+        return _with_config(self.specs[version], self.settings.user_config_json)
+
     def seen(self) -> list[Replica]:
         """Its replicas as the planner sees them."""
         return [replica.seen for replica in self.replicas.values()]
 
     @property
     def has_failed(self) -> bool:
-        return self.target is not None and plan.has_failed(self.target.version, self.histories)
+        if self.target is None:
+            return False
+        return bool(self.config_error) or plan.has_failed(self.target.version, self.histories)
 
     @property
     def is_complete(self) -> bool:
-        return self.target is not None and plan.is_complete(self.target, self.seen())
+        return (
+            self.target is not None
+            and plan.is_complete(self.target, self.seen())
+            and self.is_configured
+        )
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether those that take requests run with the wanted user_config."""
+        wanted = self.spec.options.user_config_json
+        return all(
+            replica.settings is not None and replica.settings.user_config_json == wanted
+            for replica in self.ready
+        )
 
     @property
     def ready(self) -> list[ReplicaProcess]:
@@ -92,10 +125,12 @@ class ApplicationState:
         """Whose route is published: what serves, until the new one is complete."""
         if self.deleting:
             return None
-        if self.serving is not None:
-            return self.serving
-        # Nothing served before: early requests wait for the first replica, but not for ever.
-        return None if self.has_failed else self.record.spec
+        return self.serving if self.serving is not None else self.record.spec
+
+    @property
+    def held(self) -> set[str]:
+        """The deployments that others, or what is left of them, may still call."""
+        return plan.held({name: state.seen() for name, state in self.deployments.items()})
 
     def want(self, record: ApplicationRecord) -> None:
         """Takes over a new specification."""
@@ -138,15 +173,28 @@ class ApplicationState:
 
 
 def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
-    previous = None
+    previous, before, config = None, state.target, ""
     if state.target is not None:
+        config = state.settings.user_config_json
         worked = state.histories.get(state.target.version, History()).proven
         previous = state.target.version if worked else state.target.previous
     if previous == spec.version:
         previous = None
     if plan.has_failed(spec.version, state.histories):
         del state.histories[spec.version]  # asked for again: try again
+    state.config_error, state.previous_config = "", config
     state.target = Target(spec.version, spec.options.num_replicas, previous)
     kept = {version: state.specs[version] for version in state.specs if version == previous}
+    if before is not None and before.version in kept:
+        kept[before.version] = _with_config(kept[before.version], config)
     state.specs = {**kept, spec.version: spec}
     state.histories = {v: h for v, h in state.histories.items() if v in state.specs}
+
+
+def _with_config(spec: pb.DeploymentSpec, config: str) -> pb.DeploymentSpec:
+    if spec.options.user_config_json == config:
+        return spec
+    other = pb.DeploymentSpec()
+    other.CopyFrom(spec)
+    other.options.user_config_json = config
+    return other

@@ -76,23 +76,43 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
     if target is None:
         return "UPDATING", "is being deleted"
     history = state.histories.get(target.version, History())
+    failed = "UPDATE_FAILED" if application.serving is not None else "DEPLOY_FAILED"
     ready = sum(
         replica.state is ReplicaState.RUNNING and replica.version == target.version
         for replica in state.seen()
     )
     progress = f"has {ready} of {target.num_replicas} replicas ready"
     # First match wins.
+    if state.config_error:
+        return failed, (
+            "did not take its new user_config, and keeps the one before: "
+            f"{_headline_first(state.config_error)}"
+        )
     if state.has_failed:
-        word = "UPDATE_FAILED" if application.serving is not None else "DEPLOY_FAILED"
         times = f"{plan.MAX_FAILED_STARTS} times in a row"
-        return word, f"could not start, {times}: {_headline_first(history.error)}"
+        return failed, f"could not start, {times}: {_headline_first(history.error)}"
     if state.is_complete:
         return "HEALTHY", ""
     if history.failures:
         # Given time, one failure is repaired; it is the row of them that is news.
         word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"
         return word, f"{progress}; the last failure: {_headline_first(history.error)}"
+    if not state.is_configured:
+        return "UPDATING", "is being reconfigured"
     return "UPDATING", progress
+
+
+def unavailable(state: DeploymentState, now: float) -> str:
+    """Why callers would wait for a replica in vain; empty where one is to be expected."""
+    if not plan.is_hopeless(state.target, state.histories, state.seen(), now):
+        return ""
+    if state.target is None:
+        return "it is being deleted"
+    version = plan.serving_version(state.target, state.histories)
+    history = state.histories.get(version, History())
+    if not history.failures:
+        return "it is to have no replicas"
+    return f"{history.failures} failures in a row, the last: {headline(history.error)}"
 
 
 def headline(error: str) -> str:

@@ -177,7 +177,6 @@ def _version(spec: pb.DeploymentSpec, salt: str) -> str:
     digest = hashlib.sha256()
     for part in (
         fingerprint(codes).encode(),
-        spec.options.user_config_json.encode(),
         spec.options.ray_actor_options_json.encode(),
         salt.encode(),
     ):

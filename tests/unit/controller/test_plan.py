@@ -141,6 +141,147 @@ def test_version_is_proven_once_all_of_it_was_ready() -> None:
     assert plan.after_complete(History(failures=2, error="boom")).proven
 
 
+# Health
+
+
+def sick(replica: Replica) -> Replica:
+    return replace(replica, failed_checks=plan.MAX_FAILED_CHECKS)
+
+
+def test_replica_that_fails_three_checks_in_a_row_is_replaced_at_once() -> None:
+    (replica,) = replicas(("a", RUNNING))
+    for passed in (False, False, True, False, False):
+        replica = plan.after_check(replica, passed=passed)
+    assert plan.compute(Target("a", 1), {"a": PROVEN}, [replica], now=1.0) == Plan()
+
+    replica = plan.after_check(replica, passed=False)
+    steps = plan.compute(Target("a", 1), {"a": PROVEN}, [replica], now=1.0)
+
+    assert names(steps) == (["a"], ["r0"])
+    assert steps.stop[0].reason == "3 health checks failed in a row"
+
+
+def test_sick_replica_is_replaced_after_the_delay_of_its_failures() -> None:
+    history = replace(PROVEN, failures=4, retry_at=2.0)
+
+    steps = plan.compute(Target("a", 1), {"a": history}, [sick(*replicas(("a", RUNNING)))], now=1.0)
+
+    assert (names(steps), steps.wake_at) == (([], ["r0"]), 2.0)
+
+
+def test_sick_replica_takes_no_place_of_a_healthy_one() -> None:
+    running = replicas(("a", RUNNING), ("a", RUNNING))
+
+    steps = plan.compute(Target("a", 1), {"a": PROVEN}, [running[0], sick(running[1])], now=1.0)
+
+    assert names(steps) == ([], ["r1"])
+
+
+# What callers may hope for
+
+
+@pytest.mark.parametrize(
+    ("target", "history", "running", "hopeless"),
+    [
+        pytest.param(Target("a", 1), History(), [], False, id="about to start"),
+        pytest.param(Target("a", 1), History(), [("a", STARTING)], False, id="starts"),
+        pytest.param(Target("a", 1), PROVEN, [("a", RUNNING)], False, id="runs"),
+        pytest.param(Target("a", 1), PROVEN, [("a", STOPPING)], False, id="is replaced"),
+        pytest.param(None, PROVEN, [], True, id="deleted"),
+        pytest.param(None, PROVEN, [("a", RUNNING)], False, id="deleted but runs"),
+        pytest.param(Target("a", 0), PROVEN, [], True, id="none wanted"),
+        pytest.param(Target("a", 1), GIVEN_UP, [], True, id="given up"),
+        pytest.param(
+            Target("a", 1), replace(PROVEN, retry_at=101.0), [], False, id="tried again soon"
+        ),
+        pytest.param(
+            Target("a", 1), replace(PROVEN, retry_at=109.0), [], True, id="tried again late"
+        ),
+        pytest.param(Target("b", 1, "a"), GIVEN_UP, [], True, id="version before given up too"),
+    ],
+)
+def test_callers_wait_only_for_what_is_to_come_soon(
+    target: Target | None, history: History, running: list[tuple[str, ReplicaState]], hopeless: bool
+) -> None:
+    histories = {"a": history, "b": GIVEN_UP}
+
+    assert plan.is_hopeless(target, histories, replicas(*running), now=100.0) is hopeless
+
+
+def test_callers_wait_for_the_version_before_one_that_was_given_up() -> None:
+    histories = {"a": PROVEN, "b": GIVEN_UP}
+
+    assert not plan.is_hopeless(Target("b", 1, previous="a"), histories, [], now=100.0)
+
+
+# The order of the end
+
+
+def caller(*calls: str, state: ReplicaState = RUNNING) -> Replica:
+    return Replica("r", "a", state, 0.0, 0.0, frozenset(calls))
+
+
+@pytest.mark.parametrize(
+    ("graph", "held"),
+    [
+        pytest.param({"A": [caller("B")], "B": [caller()]}, {"B"}, id="callee"),
+        pytest.param({"A": [], "B": [caller()]}, set(), id="its caller has ended"),
+        pytest.param(
+            {"A": [caller("B", state=STOPPING)], "B": [caller()]}, {"B"}, id="its caller ends"
+        ),
+        pytest.param(
+            {"A": [caller("B")], "B": [caller("C")], "C": [caller()]}, {"B", "C"}, id="chain"
+        ),
+        pytest.param({"A": [caller("A")]}, set(), id="calls itself"),
+        pytest.param({"A": [caller("B")], "B": [caller("A")]}, set(), id="circle"),
+        pytest.param(
+            {"A": [caller("B")], "B": [caller("C")], "C": [caller("B", "D")], "D": [caller()]},
+            {"B", "C", "D"},
+            id="circle that is called, and calls",
+        ),
+        pytest.param(
+            {"A": [caller()], "B": [caller(), caller("C")], "C": [caller()]},
+            {"C"},
+            id="one version calls, the other does not",
+        ),
+    ],
+)
+def test_callee_is_held_while_a_replica_may_call_it(
+    graph: dict[str, list[Replica]], held: set[str]
+) -> None:
+    assert plan.held(graph) == held
+
+
+def test_deleted_deployment_that_is_held_is_not_stopped() -> None:
+    running = replicas(("a", RUNNING))
+
+    assert plan.compute(None, {}, running, now=1.0, is_held=True) == Plan()
+    assert names(plan.compute(None, {}, running, now=1.0)) == ([], ["r0"])
+
+
+@given(
+    st.dictionaries(st.sampled_from("ABCDE"), st.frozensets(st.sampled_from("ABCDE")), min_size=1)
+)
+def test_any_graph_ends(graph: dict[str, frozenset[str]]) -> None:
+    """Whatever calls whatever: something can end, and nothing ends before who calls it, but for
+    those that call each other in a circle."""
+    left = {name: [caller(*calls)] for name, calls in graph.items()}
+    ended: list[str] = []
+    while left:
+        free = left.keys() - plan.held(left)
+        assert free
+        for name in free:
+            callers = {other for other in left if name in plan._reached(other, graph_of(left))}
+            assert all(other in plan._reached(name, graph_of(left)) for other in callers - {name})
+        ended += free
+        left = {name: of for name, of in left.items() if name not in free}
+    assert sorted(ended) == sorted(graph)
+
+
+def graph_of(left: dict[str, list[Replica]]) -> dict[str, set[str]]:
+    return {name: set(of[0].calls) for name, of in left.items()}
+
+
 # Over time: a deployment, simulated
 
 

@@ -95,6 +95,7 @@ def test_ingress_class_needs_no_call_method() -> None:
         {"max_queued_requests": 2},
         {"graceful_shutdown_timeout_s": 2},
         {"health_check_period_s": 2},
+        {"user_config": 1},
     ],
 )
 def test_version_stays_where_no_new_process_is_needed(options: Any) -> None:
@@ -104,7 +105,6 @@ def test_version_stays_where_no_new_process_is_needed(options: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"user_config": 1},
         {"ray_actor_options": {"num_cpus": 1}},
         {"ray_actor_options": {"runtime_env": {"env_vars": {"A": "b"}}}},
         {"http_adapter": adapter},
