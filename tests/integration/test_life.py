@@ -1,0 +1,365 @@
+"""The life of replicas: health, user_config, the end and its order, and calls without replicas."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
+
+import serving
+from serving.calls import process
+from serving.exceptions import DeploymentFailedError, DeploymentUnavailableError
+from tests.integration.apps import life
+from tests.support.cluster import Cluster, bound
+from tests.support.control import replica_pids, until
+from tests.support.gate import Gate
+from tests.support.record import Record
+
+TIMEOUT_S = 20.0
+APP = "app"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    gate = Gate(tmp_path / "gate")
+    gate.path.touch()
+    return gate
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "record")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(cluster: Cluster) -> Iterator[None]:
+    yield
+    process.close()
+    if APP in serving.status().applications:
+        serving.delete(APP)
+
+
+def run(application: serving.Application) -> Any:
+    return serving.run(application, name=APP)
+
+
+def app_status() -> Any:
+    return serving.status().applications[APP]
+
+
+def other_pid(cluster: Cluster, than: int) -> Any:
+    """The answer of a process that took another's place."""
+    return until(lambda: (pid := cluster.get().json()) != than and pid)
+
+
+# Calls of what has no replica
+
+
+@pytest.fixture
+def starting(
+    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Future[Any], Callable[[], None]]]:
+    """An application whose constructor waits, and what lets it go on."""
+    with gate.closed() as release:
+        running = pool.submit(run, bound(life.Starts, gate, record))
+        until(lambda: record.count("constructing"))
+        yield running, release
+        release()
+        running.exception(TIMEOUT_S)
+
+
+def test_call_and_request_wait_for_a_slow_start(
+    cluster: Cluster, starting: tuple[Future[Any], Callable[[], None]], pool: ThreadPoolExecutor
+) -> None:
+    _, release = starting
+    response = serving.get_app_handle(APP).remote()
+    asked = pool.submit(cluster.get)
+    with pytest.raises(TimeoutError):
+        response.result(0.5)
+
+    release()
+
+    assert response.result(TIMEOUT_S) == "started"
+    assert asked.result(TIMEOUT_S).text == "started"
+
+
+def test_who_waits_for_what_cannot_start_is_told_why(
+    cluster: Cluster,
+    starting: tuple[Future[Any], Callable[[], None]],
+    gate: Gate,
+    pool: ThreadPoolExecutor,
+) -> None:
+    running, release = starting
+    handle = serving.get_app_handle(APP)
+    response = handle.remote()
+    asked = pool.submit(cluster.get)
+    with pytest.raises(TimeoutError):
+        response.result(0.5)
+
+    gate.path.with_name("fails").touch()
+    release()
+
+    reason = "has no replica: 3 failures in a row, the last: ValueError: no model there"
+    with pytest.raises(DeploymentUnavailableError, match=reason):
+        response.result(TIMEOUT_S)
+    assert isinstance(running.exception(TIMEOUT_S), DeploymentFailedError)
+    with pytest.raises(DeploymentUnavailableError, match=reason):
+        handle.remote().result(TIMEOUT_S)
+    for answer in (asked.result(TIMEOUT_S), cluster.get()):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.text == "Service Unavailable: nothing runs that could answer"
+
+
+# check_health
+
+
+@pytest.mark.parametrize(
+    "deployment", [life.ChecksInThread, life.ChecksOnLoop], ids=["thread", "loop"]
+)
+def test_replica_that_fails_its_checks_is_replaced(
+    cluster: Cluster, tmp_path: Path, deployment: Any
+) -> None:
+    run(bound(deployment.options(health_check_period_s=0.2), tmp_path))
+    before = cluster.get().json()
+    checks = Record(tmp_path / "checks")
+    on_loop = deployment is life.ChecksOnLoop
+    checks.wait_for(on_loop, "blue", deployment.name)
+
+    (tmp_path / "sick").touch()
+    until(lambda: before not in replica_pids())
+    message = until(lambda: (status := app_status()).status.value == "UNHEALTHY" and status.message)
+    assert "ValueError: the device is lost" in message
+    (tmp_path / "sick").unlink()
+
+    assert other_pid(cluster, before) in replica_pids()
+    until(lambda: app_status().status.value == "RUNNING")
+
+
+def test_check_that_hangs_is_a_failed_one(cluster: Cluster, tmp_path: Path) -> None:
+    options: Any = life.Hangs
+    options = options.options(health_check_period_s=0.1, health_check_timeout_s=0.3)
+    run(bound(options, tmp_path))
+    before = cluster.get().json()
+
+    (tmp_path / "sick").touch()
+    until(lambda: before not in replica_pids())
+    (tmp_path / "sick").unlink()
+
+    assert other_pid(cluster, before) in replica_pids()
+    cluster.logged(r"failed a health check, 3 in a row: check_health\(\) has not returned")
+
+
+def test_blocked_loop_is_not_unhealthy(cluster: Cluster, tmp_path: Path) -> None:
+    options: Any = life.Busy
+    options = options.options(health_check_period_s=0.1, health_check_timeout_s=0.1)
+    run(bound(options, tmp_path))
+    before = cluster.get().json()
+
+    assert cluster.get("/?block_s=3").json() == before
+
+    checks = Record(tmp_path / "checks")
+    more = len(checks.notes()) + 3
+    until(lambda: len(checks.notes()) >= more)
+    assert cluster.get().json() == before
+
+
+def test_update_whose_check_fails_does_not_take_over(cluster: Cluster, tmp_path: Path) -> None:
+    well, sick = tmp_path / "well", tmp_path / "ill"
+    for folder in (well, sick):
+        folder.mkdir()
+    (sick / "sick").touch()
+    run(bound(life.ChecksOnLoop, well))
+    before = cluster.get().json()
+
+    with pytest.raises(DeploymentFailedError, match="ValueError: the device is lost"):
+        run(bound(life.ChecksOnLoop, sick))
+
+    assert app_status().status.value == "UPDATE_FAILED"
+    assert cluster.get().json() == before
+
+
+# reconfigure
+
+
+@contextmanager
+def asking(cluster: Cluster) -> Iterator[list[tuple[int, Any]]]:
+    """Requests without a pause, while the block runs."""
+    answers: list[tuple[int, Any]] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answer = cluster.get()
+            answers.append((answer.status_code, answer.text))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()
+
+
+def configured(record: Record, value: Any, **options: Any) -> serving.Application:
+    deployment: Any = life.Configured
+    return bound(deployment.options(user_config={"value": value}, **options), record)
+
+
+def test_user_config_changes_in_the_running_process(cluster: Cluster, record: Record) -> None:
+    run(configured(record, 1))
+    pid, value = cluster.get().json()
+    assert value == 1
+
+    with asking(cluster) as answers:
+        run(configured(record, 2))
+        assert cluster.get().json() == [pid, 2]
+
+    assert {status for status, _ in answers} == {200}
+    assert record.notes() == ["reconfigure 1", "reconfigure 2"]
+
+
+def test_refused_user_config_is_told_and_the_one_before_goes_on(
+    cluster: Cluster, record: Record
+) -> None:
+    run(configured(record, 1, num_replicas=2))
+    pids = replica_pids()
+
+    with pytest.raises(DeploymentFailedError, match="ValueError: a bad value"):
+        run(configured(record, "bad", num_replicas=2))
+    assert app_status().status.value == "UPDATE_FAILED"
+    assert "keeps the one before: ValueError: a bad value" in app_status().message
+    until(lambda: "half" not in cluster.get().text)
+    assert replica_pids() == pids
+
+    # What is started now gets the one that works.
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(replica_pids() - pids) == 2)
+    pid, value = cluster.get().json()
+    assert (pid in pids, value) == (False, 1)
+
+    run(configured(record, 3, num_replicas=2))
+    assert cluster.get().json()[1] == 3
+
+
+def test_reconfigure_in_a_thread_lets_requests_go_on(
+    cluster: Cluster, gate: Gate, pool: ThreadPoolExecutor
+) -> None:
+    deployment: Any = life.ReconfiguresInThread
+    run(bound(deployment.options(user_config="old"), gate))
+
+    with gate.closed():
+        updating = pool.submit(run, bound(deployment.options(user_config="new"), gate))
+        until(lambda: app_status().status.value == "DEPLOYING")
+        assert cluster.get().text == "old"
+        assert "is being reconfigured" in app_status().message
+        assert not updating.done()
+
+    updating.result(TIMEOUT_S)
+    assert cluster.get().text == "new"
+
+
+def test_batch_size_changes_by_reconfigure(cluster: Cluster) -> None:
+    deployment: Any = life.Batched
+    handle = run(bound(deployment.options(user_config={"max_batch_size": 1})))
+    assert [r.result(TIMEOUT_S) for r in [handle.remote(i) for i in range(4)]] == [1] * 4
+
+    run(bound(deployment.options(user_config={"max_batch_size": 4})))
+
+    assert [r.result(TIMEOUT_S) for r in [handle.remote(i) for i in range(4)]] == [4] * 4
+
+
+# The end
+
+
+def test_end_is_lifespan_shutdown_del_each_once(cluster: Cluster, record: Record) -> None:
+    run(bound(life.Ends, record))
+    assert cluster.get().json() == "here"
+
+    serving.delete(APP)
+
+    assert record.notes() == ["lifespan", "shutdown False", "del"]
+    cluster.logged("ValueError: shutdown went wrong")
+
+
+def test_shutdown_that_hangs_is_cut_off(cluster: Cluster, record: Record) -> None:
+    deployment: Any = life.EndsAsync
+    run(bound(deployment.options(graceful_shutdown_timeout_s=0.2), record))
+    began = time.monotonic()
+
+    serving.delete(APP)
+
+    assert record.notes() == ["shutdown", "del"]
+    assert time.monotonic() - began < 9
+    cluster.logged(r"shutdown\(\) of the deployment did not end within")
+
+
+@pytest.mark.parametrize("how", ["delete", "update"])
+def test_model_ends_after_the_ingress_that_calls_it_late(
+    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, how: str
+) -> None:
+    run(bound(life.CallsLate, bound(life.Model, record), gate, record))
+    with gate.closed() as release:
+        asked = pool.submit(cluster.get)
+        record.wait_for("waiting")
+        if how == "delete":
+            ending = pool.submit(serving.delete, APP)
+            until(lambda: app_status().status.value == "DELETING")
+        else:
+            ending = pool.submit(run, bound(life.Starts, gate, record))
+            until(lambda: len(replica_pids()) == 3)
+        release()
+        assert asked.result(TIMEOUT_S).text == "model of late"
+    ending.result(TIMEOUT_S)
+    until(lambda: "model ended" in record.notes())
+
+    assert record.notes()[-2:] == ["ingress ended", "model ended"]
+
+
+# Errors of calls that an ingress lets through
+
+
+@pytest.mark.parametrize("ingress", [life.Calls, life.CallsAPI], ids=["plain", "fastapi"])
+def test_full_model_is_a_503_of_its_ingress(
+    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, ingress: Any
+) -> None:
+    run(bound(ingress, bound(life.Full, gate, record)))
+    until(lambda: cluster.get().status_code == 200)  # the ingress knows its model
+    begun = record.count("full")
+    with gate.closed():
+        first = pool.submit(cluster.get)
+        until(lambda: record.count("full") > begun)
+        answer = cluster.get()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.text == "Service Unavailable: too many requests are waiting"
+        if ingress is life.CallsAPI:
+            assert cluster.get("/caught").json() == "caught"
+            with (
+                pytest.raises(InvalidStatus) as refused,
+                connect(cluster.url("/early", scheme="ws"), proxy=None),
+            ):
+                pass
+            assert refused.value.response.status_code == 503
+            with connect(cluster.url("/late", scheme="ws"), proxy=None) as websocket:
+                with pytest.raises(ConnectionClosedError) as closed:
+                    websocket.recv(TIMEOUT_S)
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 1013
+    assert first.result(TIMEOUT_S).status_code == 200
