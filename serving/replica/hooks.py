@@ -128,16 +128,23 @@ async def _complaint(hook: Callable[..., Any]) -> str:
 
 def _never_again(instance: Any) -> None:
     """Keeps the interpreter from calling `__del__` of an object once more when it lets it go."""
-    kind = type(instance)
-    finalize, spent = kind.__del__, {id(instance)}
+    kind: Any = type(instance)
+    spent = getattr(kind.__dict__.get("__del__"), "spent", None)
+    if spent is None:
+        spent = set()
+        kind.__del__ = _finalizer(kind.__del__, spent)
+    spent.add(id(instance))
 
+
+def _finalizer(finalize: Callable[[Any], Any], spent: set[int]) -> Callable[[Any], None]:
     def __del__(self: Any) -> None:
         if id(self) in spent:
-            spent.clear()
+            spent.discard(id(self))
         else:
             finalize(self)
 
-    kind.__del__ = __del__
+    __del__.spent = spent  # type: ignore[attr-defined]
+    return __del__
 
 
 _OURS = tuple(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from serving.exceptions import DeploymentFailedError
-from serving.replica.replica import UserCode, user_traceback
+from serving.replica.hooks import user_traceback
+from serving.replica.replica import UserCode
 from serving.schema import (
     ApplicationStatus,
     ApplicationStatusOverview,
