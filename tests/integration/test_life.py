@@ -20,7 +20,7 @@ import serving
 from serving.calls import process
 from serving.exceptions import DeploymentFailedError, DeploymentUnavailableError
 from tests.integration.apps import life
-from tests.support.cluster import Cluster, bound
+from tests.support.cluster import Cluster
 from tests.support.control import replica_pids, until
 from tests.support.gate import Gate
 from tests.support.record import Record
@@ -77,7 +77,7 @@ def starting(
 ) -> Iterator[tuple[Future[Any], Callable[[], None]]]:
     """An application whose constructor waits, and what lets it go on."""
     with gate.closed() as release:
-        running = pool.submit(run, bound(life.Starts, gate, record))
+        running = pool.submit(run, life.Starts.bind(gate, record))
         until(lambda: record.count("constructing"))
         yield running, release
         release()
@@ -135,7 +135,7 @@ def test_who_waits_for_what_cannot_start_is_told_why(
 def test_replica_that_fails_its_checks_is_replaced(
     cluster: Cluster, tmp_path: Path, deployment: Any
 ) -> None:
-    run(bound(deployment.options(health_check_period_s=0.2), tmp_path))
+    run(deployment.options(health_check_period_s=0.2).bind(tmp_path))
     before = cluster.get().json()
     checks = Record(tmp_path / "checks")
     on_loop = deployment is life.ChecksOnLoop
@@ -152,9 +152,8 @@ def test_replica_that_fails_its_checks_is_replaced(
 
 
 def test_check_that_hangs_is_a_failed_one(cluster: Cluster, tmp_path: Path) -> None:
-    options: Any = life.Hangs
-    options = options.options(health_check_period_s=0.1, health_check_timeout_s=0.3)
-    run(bound(options, tmp_path))
+    deployment = life.Hangs.options(health_check_period_s=0.1, health_check_timeout_s=0.3)
+    run(deployment.bind(tmp_path))
     before = cluster.get().json()
 
     (tmp_path / "sick").touch()
@@ -166,9 +165,8 @@ def test_check_that_hangs_is_a_failed_one(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_blocked_loop_is_not_unhealthy(cluster: Cluster, tmp_path: Path) -> None:
-    options: Any = life.Busy
-    options = options.options(health_check_period_s=0.1, health_check_timeout_s=0.1)
-    run(bound(options, tmp_path))
+    deployment = life.Busy.options(health_check_period_s=0.1, health_check_timeout_s=0.1)
+    run(deployment.bind(tmp_path))
     before = cluster.get().json()
 
     assert cluster.get("/?block_s=3").json() == before
@@ -184,11 +182,11 @@ def test_update_whose_check_fails_does_not_take_over(cluster: Cluster, tmp_path:
     for folder in (well, sick):
         folder.mkdir()
     (sick / "sick").touch()
-    run(bound(life.ChecksOnLoop, well))
+    run(life.ChecksOnLoop.bind(well))
     before = cluster.get().json()
 
     with pytest.raises(DeploymentFailedError, match="ValueError: the device is lost"):
-        run(bound(life.ChecksOnLoop, sick))
+        run(life.ChecksOnLoop.bind(sick))
 
     assert app_status().status.value == "UPDATE_FAILED"
     assert cluster.get().json() == before
@@ -218,8 +216,7 @@ def asking(cluster: Cluster) -> Iterator[list[tuple[int, Any]]]:
 
 
 def configured(record: Record, value: Any, **options: Any) -> serving.Application:
-    deployment: Any = life.Configured
-    return bound(deployment.options(user_config={"value": value}, **options), record)
+    return life.Configured.options(user_config={"value": value}, **options).bind(record)
 
 
 def test_user_config_changes_in_the_running_process(cluster: Cluster, record: Record) -> None:
@@ -262,11 +259,11 @@ def test_refused_user_config_is_told_and_the_one_before_goes_on(
 def test_reconfigure_in_a_thread_lets_requests_go_on(
     cluster: Cluster, gate: Gate, pool: ThreadPoolExecutor
 ) -> None:
-    deployment: Any = life.ReconfiguresInThread
-    run(bound(deployment.options(user_config="old"), gate))
+    deployment = life.ReconfiguresInThread
+    run(deployment.options(user_config="old").bind(gate))
 
     with gate.closed():
-        updating = pool.submit(run, bound(deployment.options(user_config="new"), gate))
+        updating = pool.submit(run, deployment.options(user_config="new").bind(gate))
         until(lambda: app_status().status.value == "DEPLOYING")
         assert cluster.get().text == "old"
         assert "is being reconfigured" in app_status().message
@@ -277,11 +274,11 @@ def test_reconfigure_in_a_thread_lets_requests_go_on(
 
 
 def test_batch_size_changes_by_reconfigure(cluster: Cluster) -> None:
-    deployment: Any = life.Batched
-    handle = run(bound(deployment.options(user_config={"max_batch_size": 1})))
+    deployment = life.Batched
+    handle = run(deployment.options(user_config={"max_batch_size": 1}).bind())
     assert [r.result(TIMEOUT_S) for r in [handle.remote(i) for i in range(4)]] == [1] * 4
 
-    run(bound(deployment.options(user_config={"max_batch_size": 4})))
+    run(deployment.options(user_config={"max_batch_size": 4}).bind())
 
     assert [r.result(TIMEOUT_S) for r in [handle.remote(i) for i in range(4)]] == [4] * 4
 
@@ -290,7 +287,7 @@ def test_batch_size_changes_by_reconfigure(cluster: Cluster) -> None:
 
 
 def test_end_is_lifespan_shutdown_del_each_once(cluster: Cluster, record: Record) -> None:
-    run(bound(life.Ends, record))
+    run(life.Ends.bind(record))
     assert cluster.get().json() == "here"
 
     serving.delete(APP)
@@ -300,8 +297,7 @@ def test_end_is_lifespan_shutdown_del_each_once(cluster: Cluster, record: Record
 
 
 def test_shutdown_that_hangs_is_cut_off(cluster: Cluster, record: Record) -> None:
-    deployment: Any = life.EndsAsync
-    run(bound(deployment.options(graceful_shutdown_timeout_s=0.2), record))
+    run(life.EndsAsync.options(graceful_shutdown_timeout_s=0.2).bind(record))
     began = time.monotonic()
 
     serving.delete(APP)
@@ -315,7 +311,7 @@ def test_shutdown_that_hangs_is_cut_off(cluster: Cluster, record: Record) -> Non
 def test_model_ends_after_the_ingress_that_calls_it_late(
     cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, how: str
 ) -> None:
-    run(bound(life.CallsLate, bound(life.Model, record), gate, record))
+    run(life.CallsLate.bind(life.Model.bind(record), gate, record))
     with gate.closed() as release:
         asked = pool.submit(cluster.get)
         record.wait_for("waiting")
@@ -323,7 +319,7 @@ def test_model_ends_after_the_ingress_that_calls_it_late(
             ending = pool.submit(serving.delete, APP)
             until(lambda: app_status().status.value == "DELETING")
         else:
-            ending = pool.submit(run, bound(life.Starts, gate, record))
+            ending = pool.submit(run, life.Starts.bind(gate, record))
             until(lambda: len(replica_pids()) == 3)
         release()
         assert asked.result(TIMEOUT_S).text == "model of late"
@@ -340,7 +336,7 @@ def test_model_ends_after_the_ingress_that_calls_it_late(
 def test_full_model_is_a_503_of_its_ingress(
     cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, ingress: Any
 ) -> None:
-    run(bound(ingress, bound(life.Full, gate, record)))
+    run(ingress.bind(life.Full.bind(gate, record)))
     until(lambda: cluster.get().status_code == 200)  # the ingress knows its model
     begun = record.count("full")
     with gate.closed():
