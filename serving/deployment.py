@@ -145,6 +145,9 @@ class Application(_Arrives[T_co]):
         def remote(self, it_does_not_run: Never, /) -> Any:  # type: ignore[override]
             """Call the handle that `serving.run` returns, or that a constructor gets."""
 
+        def options(self, it_does_not_run: Never, /) -> Any:  # type: ignore[override]
+            """Change the deployment before it is bound, or the handle."""
+
 
 if TYPE_CHECKING:
 

@@ -148,6 +148,9 @@ def _handle_attribute(context: AttributeContext, name: str) -> Type:
         if not name.endswith("__"):
             _fail(context, f'"{name}": to call a private method, use options(method_name=...)')
         return context.default_attr_type
+    if _argument(context.type, _APPLICATION) is not None:
+        _fail(context, f'an application has no "{name}": call the handle that serving.run returns')
+        return context.default_attr_type
     return _method_handle(context, name, context.type, context.default_attr_type)
 
 

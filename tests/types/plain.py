@@ -124,6 +124,7 @@ def binding() -> None:
     ingresses.bind(models)  # type: ignore[arg-type]
     ingresses.bind(model, [silent.bind()])  # type: ignore[list-item]
     model.remote("x")  # type: ignore[arg-type]
+    model.options(stream=True)  # type: ignore[call-arg]
     serving.run(models)  # type: ignore[arg-type]
 
 

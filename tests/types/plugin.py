@@ -230,7 +230,8 @@ async def batches(handle: DeploymentHandle[Model], model: Model) -> None:
     assert_type(await handle.root.remote(4), float)
     assert_type(await handle.plain_root.remote(4), float)
     assert_type(await model.two(4, "x"), float)
-    assert_type(await handle.two.remote(4, "x"), float)
+    assert_type(await model.two(values=4, names="x"), float)
+    assert_type(await handle.two.remote(4, names="x"), float)
 
 
 async def responses(handle: DeploymentHandle[Model]) -> None:

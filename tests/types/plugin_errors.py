@@ -33,6 +33,8 @@ def binding() -> None:
     Ingress.bind(model, named={"a": model})  # type: ignore[dict-item]
 
     model.remote("x")  # type: ignore[arg-type]
+    model.plain.remote(1)  # type: ignore[attr-defined]
+    model.options(stream=True)  # type: ignore[call-arg]
     function.bind("x")  # type: ignore[call-arg]
 
 
@@ -52,6 +54,7 @@ async def calling(handle: DeploymentHandle[Model], other: DeploymentHandle[Other
     handle.plain.remote(1).result().upper()  # type: ignore[attr-defined]
     handle.root.remote("x")  # type: ignore[call-overload]
     handle.two.remote(1, 2)  # type: ignore[call-overload]
+    handle.two.remote(1, names=2)  # type: ignore[call-overload]
     serving.run(function.bind()).remote(1)  # type: ignore[call-overload]
 
 
