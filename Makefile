@@ -67,8 +67,9 @@ test-integration: .venv/.installed  ## Run the tests with real processes and soc
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
 	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) $(PYTEST_ARGS)
 
-bench: .venv/.installed  ## Measure, beside uvicorn alone (needs wrk)
+bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/handles.py
 
 check: lint types check-protos test-oldest test  ## Do all that CI does
 

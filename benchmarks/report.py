@@ -30,7 +30,6 @@ class Results:
 
     command: str
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     comparisons: list[Comparison] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
@@ -62,12 +61,17 @@ def render(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def circumstances(command: str, libraries: Iterable[str]) -> str:
+    """What a run was made with, and by what."""
+    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
+    return f"""Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores,
+Python {platform.python_version()}, {versions}."""
+
+
 def _circumstances(results: Results) -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return f"""# Benchmark results
 
-Made by `{results.command}` on {results.started_at:%Y-%m-%d}: {os.cpu_count()} cores,
-Python {platform.python_version()}, {libraries}.
+{circumstances(results.command, LIBRARIES)}
 Load average {results.load_average:.2f} before the run and {os.getloadavg()[0]:.2f} after it, its
 own load included.
 
@@ -85,7 +89,7 @@ def _throughput(found: list[Comparison], access_log: bool) -> str:
             _rate(c.serving),
             _rate(c.uvicorn),
             f"{c.ratio:.2f} ({min(c.ratios):.2f}–{max(c.ratios):.2f})",
-            _verdict(c.ratio, c.scenario.target if c.connections > 1 else None),
+            verdict(c.ratio, c.scenario.target if c.connections > 1 else None),
             *(f"{c.cpu_us.get(role, 0):.0f}" for role in ("proxy", "replica", "uvicorn")),
         )
         for c in found
@@ -93,7 +97,7 @@ def _throughput(found: list[Comparison], access_log: bool) -> str:
     header = ("scenario", "connections", "serving /s", "uvicorn /s", "ratio", "target")
     cpu = ("CPU µs proxy", "CPU µs replica", "CPU µs uvicorn")
     title = "Access logs on, into files, in both" if access_log else "No access logs in either"
-    return f"## {title}\n\n" + _table((*header, *cpu), rows)
+    return f"## {title}\n\n" + table((*header, *cpu), rows)
 
 
 def _latency(found: list[Comparison]) -> str:
@@ -103,7 +107,7 @@ def _latency(found: list[Comparison]) -> str:
             f"{median(s.p50_ms for s in c.serving):.3f}",
             f"{median(s.p50_ms for s in c.uvicorn):.3f}",
             f"{c.added_ms:+.3f}",
-            _verdict(-c.added_ms, -ADDED_LATENCY_TARGET_MS),
+            verdict(-c.added_ms, -ADDED_LATENCY_TARGET_MS),
             f"{median(s.p99_ms for s in c.serving):.3f}",
             f"{median(s.p99_ms for s in c.uvicorn):.3f}",
         )
@@ -111,7 +115,7 @@ def _latency(found: list[Comparison]) -> str:
         if c.connections == 1
     ]
     header = ("scenario", "serving p50", "uvicorn p50", "added", "target", "serving p99")
-    return "At one connection, ms:\n\n" + _table((*header, "uvicorn p99"), rows)
+    return "At one connection, ms:\n\n" + table((*header, "uvicorn p99"), rows)
 
 
 def _starts(starts: list[Start]) -> str:
@@ -119,12 +123,12 @@ def _starts(starts: list[Start]) -> str:
         (
             start.title,
             f"{start.median_s:.2f} ({min(start.times_s):.2f}–{max(start.times_s):.2f})",
-            _verdict(-start.median_s, -START_TARGET_S if "alone" not in start.title else None),
+            verdict(-start.median_s, -START_TARGET_S if "alone" not in start.title else None),
         )
         for start in starts
     ]
     count = len(starts[0].times_s)
-    return f"## From the start of a script to its first answer, s (median of {count})\n\n" + _table(
+    return f"## From the start of a script to its first answer, s (median of {count})\n\n" + table(
         ("script", "time", "target"), rows
     )
 
@@ -138,16 +142,16 @@ def _memory(memory: list[Memory]) -> str:
         ]
         rss, pss = (sum(by.get(role, 0) for role in COUNTED_ROLES) for by in (found.rss, found.pss))
         together = " + ".join(COUNTED_ROLES)
-        verdict = _verdict(-rss, -MEMORY_TARGET_MIB)
-        rows.append((found.title, f"**{together}**", f"{rss:.0f}", f"{pss:.0f}", verdict))
+        reached = verdict(-rss, -MEMORY_TARGET_MIB)
+        rows.append((found.title, f"**{together}**", f"{rss:.0f}", f"{pss:.0f}", reached))
     return (
         "## Memory with one idle replica, MiB\n\nThe target is held against RSS, which counts a"
         " page that processes share once for each; PSS divides it among them.\n\n"
-        + _table(("application", "process", "RSS", "PSS", "target"), rows)
+        + table(("application", "process", "RSS", "PSS", "target"), rows)
     )
 
 
-def _verdict(value: float, target: float | None) -> str:
+def verdict(value: float, target: float | None) -> str:
     """The target and whether it is reached; both negative where less is better."""
     if target is None:
         return ""
@@ -163,7 +167,8 @@ def _rate(samples: Iterable[Sample]) -> str:
     return f"{median(sample.rate for sample in samples):,.0f}"
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """In Markdown."""
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
