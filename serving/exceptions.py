@@ -49,7 +49,8 @@ class ApplicationConflictError(ServingError, ValueError):
 
 
 class BackPressureError(ServingError):
-    """`max_queued_requests` requests wait for the deployment already; this one was not sent."""
+    """`max_queued_requests` requests wait for the deployment already, and this one was not sent; or
+    the reader of a streamed batch kept the others of its batch waiting for too long."""
 
 
 class DeploymentUnavailableError(ServingError):

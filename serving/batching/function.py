@@ -104,6 +104,7 @@ class ListFunction:
                 entries = self._entries(answer, batch.calls, "yield")
                 for call, entry in zip(batch.calls, entries, strict=True):
                     _deal_entry(call, entry)
+                await batch.readers()
                 if batch.over:
                     return
         for call in batch.calls:

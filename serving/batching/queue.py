@@ -10,11 +10,15 @@ from typing import Any
 from serving.aio import Tasks
 from serving.batching.policy import BatchPolicy, Entry, Settings
 from serving.context import RequestScope, current_request, enter_request, get_multiplexed_model_id
-from serving.exceptions import RequestCancelledError
+from serving.exceptions import BackPressureError, RequestCancelledError
 
 __all__ = ["Batch", "BatchQueue", "Call"]
 
 
+MAX_UNREAD = 16
+"""Items of a stream that its reader may be behind; then its whole batch waits for it."""
+MAX_LAG_S = 10.0
+"""How long, in all, the others wait for one reader."""
 MAX_JOINED = 8 * 1024
 """Characters of the request ids that a batch is known by."""
 
@@ -26,7 +30,10 @@ what it holds: an idle queue keeps no instance alive."""
 class Call(Entry):
     """One call: an item with the caller that waits for it."""
 
-    __slots__ = ("arguments", "batch", "context", "ended", "execute", "future", "items", "scope")
+    __slots__ = (
+        *("arguments", "batch", "context", "ended", "execute", "future", "items", "patience_s"),
+        *("read", "scope"),
+    )
 
     def __init__(
         self,
@@ -44,8 +51,16 @@ class Call(Entry):
         self.ended = False
         """It has had its outcome, or nobody wants it any more."""
         self.future: asyncio.Future[Any] = loop.create_future()
-        # For a stream: what has come. The future says how the stream ended.
+        # For a stream: what has come and is not read yet. The future says how the stream ended.
         self.items: asyncio.Queue[Any] = asyncio.Queue()
+        self.read = asyncio.Event()
+        """Set when its reader has taken an item, or wants no more."""
+        self.patience_s = MAX_LAG_S
+
+    @property
+    def behind(self) -> bool:
+        """Its reader has as many items before it as it may have."""
+        return not self.ended and self.items.qsize() >= MAX_UNREAD
 
     def put(self, item: Any) -> None:
         """The next item of its stream."""
@@ -68,6 +83,7 @@ class Call(Entry):
     def abandon(self) -> None:
         """Its caller has gone."""
         self.ended = True
+        self.read.set()
         if self.future.done() and not self.future.cancelled():
             self.future.exception()  # marks it as seen
         self.future.cancel()
@@ -83,8 +99,10 @@ class Call(Entry):
 class Batch:
     """Calls that run together."""
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[Call], queued: Callable[[], int]) -> None:
+        """`queued` tells how many calls wait for a batch."""
         self.calls = calls
+        self._queued = queued
         self.scope = _scope(calls)
         self.task: asyncio.Task[None] | None = None
 
@@ -96,6 +114,35 @@ class Batch:
     def fail(self, error: BaseException) -> None:
         for call in self.calls:
             call.fail(error)
+
+    async def readers(self) -> None:
+        """Waits until each stream has room for an item. A reader that others have waited for too
+        long is left behind; one that nobody waits for may take its time."""
+        loop = asyncio.get_running_loop()
+        for call in self.calls:
+            while call.behind:
+                call.read.clear()
+                began = loop.time()
+                try:
+                    async with asyncio.timeout(call.patience_s):
+                        await call.read.wait()
+                except TimeoutError:
+                    if self._others_wait(call):
+                        call.fail(_left_behind())
+                if self._others_wait(call):
+                    call.patience_s -= loop.time() - began
+                else:
+                    call.patience_s = MAX_LAG_S
+
+    def _others_wait(self, call: Call) -> bool:
+        return self._queued() > 0 or not all(one.ended for one in self.calls if one is not call)
+
+
+def _left_behind() -> BackPressureError:
+    return BackPressureError(
+        f"this reader left {MAX_UNREAD} items unread while others waited for it, {MAX_LAG_S:g} s "
+        "in all: its batch went on without it"
+    )
 
 
 def _scope(calls: list[Call]) -> RequestScope:
@@ -141,7 +188,8 @@ class BatchQueue:
         self._policy: BatchPolicy[Call] = BatchPolicy(settings)
         self._running: set[Batch] = set()
         self._tasks = Tasks()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
 
     # Callers.
 
@@ -160,6 +208,7 @@ class BatchQueue:
         call = self._submit(item, arguments, execute)
         try:
             while (entry := await call.items.get()) is not None:
+                call.read.set()
                 yield entry[0]
             await call.future
         finally:
@@ -204,7 +253,7 @@ class BatchQueue:
                 call.fail(error)
             if not taken.batch:
                 break
-            self._start(Batch(taken.batch))
+            self._start(Batch(taken.batch, self._policy.__len__))
         self._set_timer_anew()
 
     def _start(self, batch: Batch) -> None:
@@ -240,11 +289,12 @@ class BatchQueue:
         if len(self._running) >= self._settings.max_concurrent_batches:
             at = None
         if self._timer is not None:
-            if self._timer.when() == at:
+            if self._timer_at == at:
                 return
             self._timer.cancel()
             self._timer = None
         if at is not None:
+            self._timer_at = at
             self._timer = self.loop.call_at(at, self._on_timer, at)
 
     def _on_timer(self, at: float) -> None:

@@ -16,6 +16,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from serving.batching import batch
+from serving.batching.queue import MAX_UNREAD
 from serving.context import (
     RequestScope,
     current_request,
@@ -23,7 +24,7 @@ from serving.context import (
     get_multiplexed_model_id,
     leave_request,
 )
-from serving.exceptions import RequestCancelledError
+from serving.exceptions import BackPressureError, RequestCancelledError
 from tests.support.mux import turn
 
 
@@ -285,6 +286,89 @@ async def test_a_stream_of_wrong_length_fails_and_a_reader_that_goes_cancels() -
     assert await anext(stream) == 2
     await stream.aclose()
     await cancelled.wait()
+
+
+class Counting:
+    """Streams without end, and counts what it makes."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.ended = asyncio.Event()
+
+    @batch(max_batch_size=2, batch_wait_timeout_s=0)
+    async def count(self, xs: list[int]) -> AsyncIterator[list[int]]:
+        try:
+            while True:
+                self.made += 1
+                yield [self.made] * len(xs)
+        finally:
+            self.ended.set()
+
+    @batch(max_batch_size=2, batch_wait_timeout_s=0)
+    def count_in_thread(self, xs: list[int]) -> Iterator[list[int]]:
+        try:
+            while True:
+                self.made += 1
+                yield [self.made] * len(xs)
+        finally:
+            self.ended.set()
+
+
+async def read_all(stream: AsyncIterator[int], read: list[int]) -> None:
+    async for item in stream:
+        read.append(item)  # noqa: PERF401  what came before an error counts too
+
+
+@pytest.mark.parametrize("method", ["count", "count_in_thread"])
+async def test_a_reader_that_stops_pauses_its_batch(method: str) -> None:
+    model = Counting()
+    streams = [getattr(model, method)(x) for x in range(2)]
+    assert await asyncio.gather(*map(anext, streams)) == [1, 1]
+    # One reads on, as far as the other lets it.
+    assert [await anext(streams[0]) for _ in range(MAX_UNREAD)] == list(range(2, MAX_UNREAD + 2))
+    waiting = asyncio.ensure_future(anext(streams[0]))
+    await turn()
+    assert model.made == MAX_UNREAD + 1
+    assert await anext(streams[1]) == 2
+    assert await waiting == MAX_UNREAD + 2
+    # One that leaves is waited for no more.
+    await streams[1].aclose()
+    assert [await anext(streams[0]) for _ in range(50)][-1] == MAX_UNREAD + 52
+    await streams[0].aclose()
+    await model.ended.wait()
+
+
+async def test_a_reader_that_others_wait_for_too_long_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.batching.queue.MAX_LAG_S", 0.01)
+    model = Counting()
+    slow, fast = model.count(0), model.count(1)
+    await asyncio.gather(anext(slow), anext(fast))
+    assert [await anext(fast) for _ in range(100)][-1] == 101
+
+    read: list[int] = []
+    with pytest.raises(BackPressureError, match="its batch went on without it"):
+        await read_all(slow, read)
+    assert read == list(range(2, len(read) + 2))
+    assert len(read) <= MAX_UNREAD
+    await fast.aclose()
+    await model.ended.wait()
+
+
+async def test_a_reader_that_nobody_waits_for_may_take_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.batching.queue.MAX_LAG_S", 0.01)
+    model = Counting()
+    alone = model.count(0)
+    assert await anext(alone) == 1
+    await asyncio.sleep(0.05)
+    assert model.made == MAX_UNREAD + 1
+    assert [await anext(alone) for _ in range(30)] == list(range(2, 32))
+    queued = model.count(1)  # waits for the place of the one that reads no more
+    assert await anext(queued) > 1
+    await asyncio.gather(alone.aclose(), queued.aclose())
 
 
 async def test_instances_have_their_own_parameters_and_are_not_kept() -> None:
