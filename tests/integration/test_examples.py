@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -40,7 +43,7 @@ def running(
         process.wait(STOP_DEADLINE_S)
     finally:
         process.kill()
-        process.communicate()
+        sys.stdout.write(process.communicate()[0])  # for whoever reads why the test failed
 
 
 def running_example(
@@ -123,6 +126,73 @@ def test_websocket_chat_passes_on_what_members_say(tmp_path: Path) -> None:
 
     assert "new WebSocket" in page.text
     assert heard == ["Ada came in", "Bob came in", "Bob: hello", "Bob left"]
+
+
+def test_text_pipeline_reads_a_text(tmp_path: Path) -> None:
+    text = "The tea was great. The tea pot is dull. We drank tea and talked of tea."
+    with running_example("text_pipeline", tmp_path) as (address, _):
+        url = f"http://{address}/analyse"
+        analysis = requests.post(url, json={"text": text, "sentences": 2}, timeout=10)
+        empty = requests.post(url, json={"text": ""}, timeout=10)
+
+    assert analysis.json() == {
+        "sentiment": 0.25,
+        "keywords": ["tea", "great", "pot", "dull", "drank"],
+        "summary": ["The tea was great.", "The tea pot is dull."],
+    }
+    assert empty.status_code == 422
+
+
+def test_token_streaming_sends_tokens_and_stops_the_model_with_its_client(tmp_path: Path) -> None:
+    with running_example("token_streaming", tmp_path) as (address, process):
+        url = f"http://{address}/events?prompt=Once"
+        with requests.get(f"{url}&tokens=3", stream=True, timeout=10) as answer:
+            events = [line for line in answer.iter_lines(decode_unicode=True) if line]
+        with connect(f"ws://{address}/chat") as socket:
+            socket.send("Once")
+            told = [json.loads(socket.recv(5))["token"] for _ in range(3)]
+            socket.send("A client")  # cuts the first story short
+            stopped = [said_by(process, "Nobody listens any more")]
+            while "done" not in json.loads(socket.recv(5)):
+                pass
+            socket.send("Once")
+            socket.recv(5)
+        stopped.append(said_by(process, "Nobody listens any more"))
+        with requests.get(f"{url}&tokens=900", stream=True, timeout=10) as answer:
+            next(answer.iter_lines())
+        stopped.append(said_by(process, "Nobody listens any more"))
+
+    assert events[:3] == [f'data: {{"token": "{token}"}}' for token in told]
+    assert events[3:] == ["event: done", "data: {}"]
+    assert [line.split()[-1] for line in stopped] == ["50.", "50.", "900."]
+
+
+def test_numpy_batching_answers_many_with_few_batches(tmp_path: Path) -> None:
+    points = {0: (-0.498, 0.598), 1: (-0.28, -0.726), 2: (0.751, 0.203)}
+    with (
+        running_example("numpy_batching", tmp_path) as (address, _),
+        ThreadPoolExecutor(60) as many,
+    ):
+
+        def arm(number: int) -> dict[str, Any]:
+            x, y = points[number % 3]
+            answer = requests.get(f"http://{address}/arm", params={"x": x, "y": y}, timeout=10)
+            found: dict[str, Any] = answer.json()
+            return found
+
+        answers = list(many.map(arm, range(300)))
+        outside = requests.get(f"http://{address}/arm?x=2&y=0", timeout=10)
+
+    assert [answer["arm"] for answer in answers] == [0, 1, 2] * 100
+    assert min(answer["confidence"] for answer in answers) > 0.9
+    assert max(answer["batch"] for answer in answers) > 1
+    assert outside.status_code == 422
+
+
+def said_by(process: subprocess.Popen[str], text: str) -> str:
+    """The next line that the example prints with this text in it."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if text in line)
 
 
 def test_readme_serves_from_the_command_line_and_from_a_script(tmp_path: Path) -> None:
