@@ -17,6 +17,7 @@ import pytest
 from serving import logs
 from serving.config import LoggingConfig
 from serving.context import ReplicaContext, RequestScope, enter_replica, enter_request
+from tests.support.control import until
 
 NAMES = ("serving", "uvicorn")
 
@@ -136,6 +137,51 @@ def test_handler_that_writes_later_tells_of_the_request_of_then(
     enter.run(enter_request, RequestScope("another"))
     ids = [enter.run(waiting.get).__dict__["serving_request_id"] for _ in range(3)]
     assert ids == ["id-0", "id-1", "id-2"]
+
+
+class Sink(io.StringIO):
+    """Counts what is written at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+    def messages(self) -> list[str]:
+        return [line.rpartition(" ")[2] for line in self.getvalue().splitlines()]
+
+
+def test_lines_of_a_rush_are_written_together_and_a_warning_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink = Sink()
+    monkeypatch.setattr(sys, "stderr", sink)
+    monkeypatch.setattr(logs, "GATHER_S", 60.0)  # the writing thread does not come in between
+    logs.configure("proxy-0", LoggingConfig())
+    logger = logging.getLogger("serving")
+    logger.info("0")
+    assert sink.messages() == ["0"]
+    for number in range(1, 10):
+        logger.info("%d", number)
+    assert sink.messages() == ["0"]
+    logger.warning("10")
+
+    assert sink.messages() == [str(number) for number in range(11)]
+    assert sink.writes == 2
+
+
+def test_lines_of_a_rush_are_written_by_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Sink()
+    monkeypatch.setattr(sys, "stderr", sink)
+    logs.configure("proxy-0", LoggingConfig())
+    for number in range(10):
+        logging.getLogger("serving").info("%d", number)
+
+    until(lambda: len(sink.messages()) == 10, within_s=5)
+    assert sink.messages() == [str(number) for number in range(10)]
 
 
 def test_handlers_of_the_user_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
