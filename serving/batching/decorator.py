@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, final
 from serving.batching.function import ListFunction
 from serving.batching.policy import BatchSizeFn, Settings
 from serving.batching.queue import BatchQueue
+from serving.instances import PerInstance, is_method
 
 __all__ = ["BatchedCall", "BatchedMethod", "batch"]
 
@@ -86,7 +86,9 @@ class Batcher:
         self.function = ListFunction(function, is_method=is_method)
         self._defaults = settings
         self._own = _State(self.function, settings)
-        self._states: dict[int, tuple[weakref.ref[Any], _State]] = {}
+        self._states = PerInstance(
+            lambda: _State(self.function, self._defaults.copy()), "@serving.batch"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As it was when it was decorated: queues and instances stay where they are.
@@ -94,23 +96,7 @@ class Batcher:
         return Batcher, (function.function, self._defaults.copy(), function.is_method)
 
     def state(self, instance: Any = None) -> _State:
-        """By identity: instances need be neither hashable nor equal to themselves only."""
-        if instance is None:
-            return self._own
-        key = id(instance)
-        if (found := self._states.get(key)) is not None and found[0]() is instance:
-            return found[1]
-        states = self._states
-        state = _State(self.function, self._defaults.copy())
-        try:
-            reference = weakref.ref(instance, lambda gone: _forget(states, key, gone))
-        except TypeError:
-            raise TypeError(
-                f"@serving.batch: instances of {type(instance).__name__} admit no weak references; "
-                'add "__weakref__" to its __slots__'
-            ) from None
-        states[key] = (reference, state)
-        return state
+        return self._own if instance is None else self._states.of(instance)
 
     def call(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         item, arguments = self.function.bind(args, kwargs)
@@ -138,14 +124,6 @@ class Batcher:
 
     def _get(self, instance: Any, name: str, /) -> Any:
         return getattr(self.state(instance).settings, name)
-
-
-def _forget(
-    states: dict[int, tuple[weakref.ref[Any], _State]], key: int, gone: weakref.ref[Any]
-) -> None:
-    # Another object may live at that address by now.
-    if key in states and states[key][0] is gone:
-        del states[key]
 
 
 def _wrapper(batcher: Batcher, instance: Any, taken: int) -> Callable[..., Any]:
@@ -184,12 +162,6 @@ class _Method:
         return self._batcher.wrapper(instance)(*args, **kwargs)
 
 
-def _is_method(function: Callable[..., Any]) -> bool:
-    """Whether it stands in a class: Python gives it the class's name before its own."""
-    inside, _, _ = function.__qualname__.rpartition(".")
-    return bool(inside) and not inside.endswith("<locals>")
-
-
 def _decorate(function: Any, settings: Settings) -> Any:
     if isinstance(function, staticmethod | classmethod):
         raise TypeError("@serving.batch: put it on a plain method, not on a static or class method")
@@ -198,7 +170,7 @@ def _decorate(function: Any, settings: Settings) -> Any:
             f"@serving.batch goes on a function or a method, not on {function!r}; its parameters "
             "are given by name: @serving.batch(max_batch_size=8)"
         )
-    if _is_method(function):
+    if is_method(function):
         return _Method(Batcher(function, settings, is_method=True))
     return Batcher(function, settings, is_method=False).wrapper()
 
