@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from serving.batching import batch
     from serving.config import HTTPOptions, LoggingConfig
     from serving.context import get_multiplexed_model_id, get_replica_context
+    from serving.multiplex import multiplexed
 
 __all__ = [
     "Application",
@@ -45,6 +46,7 @@ __all__ = [
     "get_multiplexed_model_id",
     "get_replica_context",
     "ingress",
+    "multiplexed",
     "run",
     "shutdown",
     "start",
@@ -61,6 +63,7 @@ _LAZY = {
     "get_deployment_handle": "serving.api",
     "get_multiplexed_model_id": "serving.context",
     "get_replica_context": "serving.context",
+    "multiplexed": "serving.multiplex",
     "run": "serving.api",
     "shutdown": "serving.api",
     "start": "serving.api",

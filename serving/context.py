@@ -5,10 +5,11 @@ Both follow the request into its tasks and threads: they stand in context variab
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
 class RequestScope:
@@ -99,6 +100,37 @@ def get_multiplexed_model_id() -> str:
     return scope.model_id if scope is not None else ""
 
 
+class ModelHolder(Protocol):
+    """What keeps models loaded in a replica."""
+
+    @property
+    def ids(self) -> Collection[str]: ...
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Unloads all of them."""
+
+
+class ReplicaModels:
+    """The models that are loaded in a replica, by all that load some there."""
+
+    def __init__(self) -> None:
+        self._holders: list[ModelHolder] = []
+        self.on_change: Callable[[], object] = lambda: None
+        """To be called when `ids` has changed."""
+
+    @property
+    def ids(self) -> list[str]:
+        return sorted({model_id for holder in self._holders for model_id in holder.ids})
+
+    def add(self, holder: ModelHolder) -> None:
+        """Counts in what it holds, until the end of the replica."""
+        self._holders.append(holder)
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Unloads all models."""
+        await asyncio.gather(*(holder.aclose(timeout_s) for holder in self._holders))
+
+
 @dataclass(frozen=True)
 class ReplicaContext:
     """The replica that runs this code."""
@@ -109,10 +141,8 @@ class ReplicaContext:
     replica_id: str
     servable_object: Any = None
     """The user's object; None while its constructor runs."""
-    hold_models: Callable[[frozenset[str]], None] = field(
-        default=lambda models: None, repr=False, compare=False
-    )
-    """Tells callers which models are loaded here. For `serving.multiplexed`."""
+    models: ReplicaModels = field(default_factory=ReplicaModels, repr=False, compare=False)
+    """Those of `serving.multiplexed`."""
 
     @property
     def replica_tag(self) -> str:

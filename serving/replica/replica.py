@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.context import ReplicaContext, enter_replica
+from serving.context import ReplicaContext, ReplicaModels, enter_replica
 from serving.replica.callables import ASGIApp, callable_app, response_handler
 from serving.replica.calls import CallHandler
 from serving.replica.hooks import Hooks, Unhealthy
@@ -24,7 +24,7 @@ from serving.v1.controller_pb2 import ReplicaSpec
 END_S = 5.0
 """What the application's own end has at least, where its requests took all of the grace."""
 LAST_S = 1.0
-"""What the object's end has at least, where that of the application's lifespan took all of it."""
+"""What the ends of the object and of its models have at least, where those before took all of it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Replica:
         """Its methods of life."""
         self.runner: Runner | None = None
         self.service: DataService | None = None
+        self._models = ReplicaModels()
         self._whole_process = whole_process
         self._lifespan: Lifespan | None = None
 
@@ -81,7 +82,7 @@ class Replica:
             calls=CallHandler(self.instance, spec.deployment.name),
             application=spec.application,
         )
-        self.service = DataService(self.runner)
+        self.service = DataService(self.runner, self._models)
         return self.service
 
     async def drain(self, grace_s: float) -> None:
@@ -93,18 +94,20 @@ class Replica:
         await self.runner.drain(grace_s)
 
     async def shut_down(self, timeout_s: float) -> None:
-        """The end of the application's lifespan, then the object's own: `shutdown`, `__del__`."""
+        """The end of the application's lifespan, then the object's own (`shutdown`, `__del__`), then
+        those of its models."""
         assert self.hooks is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(timeout_s, END_S)
         if self._lifespan is not None:
             await self._lifespan.shutdown(deadline - loop.time())
         await self.hooks.end(max(LAST_S, deadline - loop.time()))
+        await self._models.aclose(max(LAST_S, deadline - loop.time()))
 
     def _enter_context(self) -> None:
         spec = self.spec
         context = ReplicaContext(
-            spec.application, spec.deployment.name, spec.replica_id, self.instance
+            spec.application, spec.deployment.name, spec.replica_id, self.instance, self._models
         )
         enter_replica(context, whole_process=self._whole_process)
 

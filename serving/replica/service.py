@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from serving.context import ReplicaModels
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import FRAME_OVERHEAD, MAX_FRAME
 from serving.replica.runner import Runner
@@ -30,10 +31,12 @@ SLICE = MAX_FRAME
 
 
 class DataService(ReplicaServicer):
-    """Carries callers' connections to the runner."""
+    """Carries callers' connections to the runner, and tells callers of the models held here."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, models: ReplicaModels) -> None:
         self._runner = runner
+        self._models = models
+        models.on_change = self._push_holdings
         self._connections: set[ReplicaConnection] = set()
         self._draining = False
 
@@ -56,11 +59,20 @@ class DataService(ReplicaServicer):
         for connection in list(self._connections):
             connection.goaway(reason)
 
+    def _push_holdings(self) -> None:
+        for connection in self._connections:
+            connection.push_holdings()
+
     async def _carry(self, call: Any) -> None:
         def admit(stream: Stream) -> None:
             self._runner.admit(connection, stream)
 
-        connection = ReplicaConnection(call, admit, ongoing=lambda: self._runner.ongoing)
+        connection = ReplicaConnection(
+            call,
+            admit,
+            ongoing=lambda: self._runner.ongoing,
+            holdings=lambda: self._models.ids,
+        )
         self._connections.add(connection)
         try:
             if self._draining:
