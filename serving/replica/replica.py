@@ -24,7 +24,7 @@ from serving.v1.controller_pb2 import ReplicaSpec
 END_S = 5.0
 """What the application's own end has at least, where its requests took all of the grace."""
 LAST_S = 1.0
-"""What the ends of the object and of its models have at least, where those before took all of it."""
+"""What the ends of the object and of its models have at least, where others took all of it."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Replica:
         await self.runner.drain(grace_s)
 
     async def shut_down(self, timeout_s: float) -> None:
-        """The end of the application's lifespan, then the object's own (`shutdown`, `__del__`), then
-        those of its models."""
+        """The end of the application's lifespan, then the object's own (`shutdown`, `__del__`),
+        then those of its models."""
         assert self.hooks is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(timeout_s, END_S)

@@ -14,7 +14,6 @@ import serving
 from serving.exceptions import RequestCancelledError
 from serving.handle import DeploymentHandle
 from tests.integration.apps import multiplexed
-from tests.support.cluster import bound
 from tests.support.control import until
 from tests.support.gate import Gate
 from tests.support.modes import Mode, processes_only
@@ -26,8 +25,7 @@ Handle = DeploymentHandle[Any]
 
 
 def serve(mode: Mode, name: str, record: Record, **options: Any) -> Handle:
-    deployment: Any = multiplexed.Models
-    application = bound(deployment.options(**options), record)
+    application = multiplexed.Models.options(**options).bind(record)
     handle = mode.run(application, name=name, route_prefix=f"/{name}")
     load(handle, "sync-first")  # what a call needs for all that follow is there from then on
     return handle

@@ -44,6 +44,10 @@ class Model:
     async def words(self, texts: list[str]) -> AsyncGenerator[list[str], None]:
         yield texts
 
+    @serving.multiplexed(max_num_models_per_replica=2)
+    async def get_model(self, model_id: str) -> Plain:
+        return Plain()
+
     @serving.batch(max_batch_size=4)
     def plain_words(self, texts: list[str]) -> Iterator[list[str]]:
         yield texts
@@ -188,3 +192,30 @@ async def batches(model: Model) -> None:
 
     await model.root("x")  # type: ignore[arg-type]
     await lengths(1)  # type: ignore[arg-type]
+
+
+@serving.multiplexed
+async def load(model_id: str) -> Plain:
+    return Plain()
+
+
+async def multiplexing(model: Model) -> None:
+    assert_type(await model.get_model("m"), Plain)
+    assert_type(await model.get_model(model_id="m"), Plain)
+    assert_type(await load("m"), Plain)
+
+    await model.get_model(1)  # type: ignore[arg-type]
+    await load()  # type: ignore[call-arg]
+
+
+def load_plainly(model_id: str) -> Plain:
+    return Plain()
+
+
+async def load_by_number(number: int) -> Plain:
+    return Plain()
+
+
+serving.multiplexed(load_plainly)  # type: ignore[type-var]
+serving.multiplexed(max_num_models_per_replica=2)(load_by_number)  # type: ignore[type-var]
+serving.multiplexed(max_num_models_per_replica="2")  # type: ignore[call-overload]
