@@ -25,14 +25,18 @@ class Lateness:
 
 
 async def read_streams(port: int, path: str, streams: int, pause_s: float) -> Lateness:
-    """Reads `streams` streams at once, each of `ITEMS` events."""
+    """Reads `streams` streams at once, each of `ITEMS` events, and each again when it has ended.
+    Their beginnings are spread over the length of one, as independent clients' are."""
     firsts, late = array("d"), array("d")
     began = time.perf_counter()
 
-    async def read(delay_s: float) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        # Their beginnings are spread over the pause, as independent clients' are.
+    async def client(delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        for _ in range(2):
+            await read()
+
+    async def read() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         asked_at = time.perf_counter()
         target = f"{path}?pause_s={pause_s}"
         writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -52,7 +56,7 @@ async def read_streams(port: int, path: str, streams: int, pause_s: float) -> La
 
     async with asyncio.TaskGroup() as group:
         for number in range(streams):
-            group.create_task(read(pause_s * number / streams))
+            group.create_task(client(ITEMS * pause_s * number / streams))
     rate = len(late) / (time.perf_counter() - began)
     cuts = quantiles(late, n=100)
     return Lateness(_p50(firsts) * 1e3, cuts[49] * 1e3, cuts[98] * 1e3, rate)
