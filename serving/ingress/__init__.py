@@ -8,6 +8,7 @@ then sees a callable without `self`, and nothing is left to do per request.
     methods.py    which functions are methods of the class, and what calling them means
     dependencies.py  `Depends` on methods
     routes.py     finding the routes of an app, and giving them other endpoints
+    shared.py     an app that replicas in one process share
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from serving.ingress import shared
 from serving.ingress.methods import Methods, claim
 
 __all__ = ["ASGIApp", "AppBuilder", "IngressBinding", "ingress"]
@@ -64,10 +66,20 @@ class IngressBinding:
     def __repr__(self) -> str:
         return f"IngressBinding({self.target!r})"
 
-    async def build(self, instance: object) -> ASGIApp:
+    def borrow(self, cls: type) -> Callable[[], None]:
+        """To be called before the constructor where other replicas in this process may serve the
+        same app; what it gives, once the replica has ended."""
+        if _is_builder(self.target):
+            return lambda: None
+        return shared.borrow(self.target, cls)
+
+    async def build(
+        self, instance: object, receiver: Callable[[], object] | None = None
+    ) -> ASGIApp:
         """The app to serve for `instance`: the very object of the user, its routes now bound.
 
-        Call it once per process, after the constructor and before the app's lifespan starts.
+        Call it once per process, after the constructor and before the app's lifespan starts. With
+        a `receiver` it may be called for several instances of a class: it tells whose turn it is.
         """
         from serving.ingress.routes import bind_app
 
@@ -79,7 +91,7 @@ class IngressBinding:
             if _is_builder(app):
                 raise TypeError(f"{self.target!r} returned {app!r}, which is no ASGI application")
             _check_target(app)
-        bind_app(app, Methods(instance))
+        bind_app(app, Methods(instance, receiver))
         return app  # type: ignore[no-any-return]
 
 

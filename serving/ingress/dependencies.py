@@ -38,7 +38,9 @@ class Dependencies:
         if id(function) not in self._done:
             self._done[id(function)] = (function, False)  # holds it, so that its id stays its own
             self._done[id(function)] = (function, self._bind_parameters(function))
-        return target, bound is not None or self._done[id(function)][1]
+        changed = bound is not None or self._done[id(function)][1]
+        # Last: it has the signature that the method has by now.
+        return self.methods.for_any_instance(target), changed
 
     def bind_all(self, dependencies: Iterable[Any]) -> tuple[list[Any], bool]:
         """The same for a list of `Depends`."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any, cast
 
+from serving.ingress.shared import LATE, late_bound
+
 _OWNER = "__serving_owner__"
 
 
@@ -57,8 +59,12 @@ def check_self(cls: type, route: Any) -> None:
 class Methods:
     """The methods of one instance, looked up by the functions they were defined as."""
 
-    def __init__(self, instance: object) -> None:
+    def __init__(self, instance: object, receiver: Callable[[], object] | None = None) -> None:
+        """`receiver`: methods are not bound to the instance, but to what it gives when they are
+        called, another instance of the same class."""
         self.instance = instance
+        self._receiver = receiver
+        self._late: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.cls = type(instance)
         self.namespace = {
             name: value for base in reversed(self.cls.__mro__) for name, value in vars(base).items()
@@ -70,13 +76,14 @@ class Methods:
         Where a subclass overrides the method, this is the subclass's. Raises ForeignMethodError
         where the function is a method of another ingress class.
         """
+        if self._receiver is not None:
+            call = self._as_defined(call)
         function = _function(call)
         if function is None or isinstance(call, MethodType):
             return None
         name = self._name(function)
         if name is not None:
-            attribute = inspect.getattr_static(self.cls, name)
-            return _bind(attribute, self.instance, self.cls)
+            return _bind(inspect.getattr_static(self.cls, name), self.instance, self.cls)
         owner = vars(function).get(_OWNER)
         if owner is None:
             owner = next((base for base in _bases(self.cls) if _named_in(function, base)), None)
@@ -94,7 +101,24 @@ class Methods:
             bound = self.bound(call)
         except ForeignMethodError:
             return call
-        return call if bound is None else bound
+        return call if bound is None else self.for_any_instance(bound)
+
+    def for_any_instance(self, bound: Any) -> Any:
+        """A bound method, or with a `receiver` what calls it on the instance whose turn it is."""
+        if self._receiver is None or getattr(bound, "__self__", None) is not self.instance:
+            return bound
+        function = bound.__func__
+        if not isinstance(function, FunctionType):
+            return bound
+        if function not in self._late:  # one of each: FastAPI calls a dependency once a request
+            self._late[function] = late_bound(bound, self._receiver)
+        return self._late[function]
+
+    def _as_defined(self, call: Any) -> Any:
+        """What was bound before, for another instance, as it was then."""
+        if isinstance(call, MethodType) and type(call.__self__) is self.cls:
+            return call.__func__
+        return getattr(call, LATE, call)
 
     def _name(self, function: FunctionType) -> str | None:
         for base in _bases(self.cls):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from starlette.routing import Route, WebSocketRoute
@@ -39,6 +39,30 @@ def bind_app(app: object, methods: Methods) -> None:
         ]
         _bind_hooks(router, methods)
         _forget_derived(router)
+
+
+def saved(app: object) -> Callable[[], None]:
+    """Gives what puts back the routes, middlewares and exception handlers that `app` has now."""
+    kept = []
+    for router in _routers(app):
+        lists = (router.routes, getattr(router, "user_middleware", []))
+        handlers = getattr(router, "exception_handlers", {})
+        stack = getattr(router, "middleware_stack", None)
+        kept.append(
+            (router, [(each, list(each)) for each in lists], handlers, dict(handlers), stack)
+        )
+
+    def restore() -> None:
+        for router, lists, handlers, items, stack in kept:
+            for each, entries in lists:
+                each[:] = entries
+            handlers.clear()
+            handlers.update(items)
+            if hasattr(router, "middleware_stack"):
+                router.middleware_stack = stack
+            _forget_derived(router)
+
+    return restore
 
 
 def _routers(app: object) -> Iterator[Any]:

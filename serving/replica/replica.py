@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.context import ReplicaContext, ReplicaModels, enter_replica
+from serving.context import ReplicaContext, ReplicaModels, enter_replica, get_replica_context
+from serving.ingress import IngressBinding
 from serving.replica.callables import ASGIApp, callable_app, response_handler
 from serving.replica.calls import CallHandler
 from serving.replica.hooks import Hooks, Unhealthy
@@ -52,6 +53,7 @@ class Replica:
         self._models = ReplicaModels()
         self._whole_process = whole_process
         self._lifespan: Lifespan | None = None
+        self._give_back_app: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         return f"<Replica {self.spec.replica_id} ongoing={self.ongoing}>"
@@ -63,16 +65,26 @@ class Replica:
     async def start(self, load: Callable[[], UserCode]) -> DataService:
         """Makes the user's object of what `load` gives, starts its application, and gives what
         takes connections to it. Raises what the user's code raises."""
+        try:
+            return await self._start(load)
+        except BaseException:
+            self._give_back_app()
+            raise
+
+    async def _start(self, load: Callable[[], UserCode]) -> DataService:
         spec = self.spec
         self._enter_context()
         user_code = load()
+        binding: IngressBinding | None = getattr(user_code.target, "__serving_ingress__", None)
+        if binding is not None and not self._whole_process:
+            self._give_back_app = binding.borrow(user_code.target)
         self.instance = await _construct(user_code)
         self._enter_context()
         options = spec.deployment.options
         self.hooks = Hooks(self.instance)
         if options.user_config_json:
             await self.hooks.reconfigure(json.loads(options.user_config_json))
-        app = await self._start_app(user_code)
+        app = await self._start_app(user_code, binding)
         if complaint := await self.hooks.check_health(options.health_check_timeout_s):
             raise Unhealthy(f"check_health() failed: {complaint}")
         self.runner = Runner(
@@ -101,6 +113,7 @@ class Replica:
         deadline = loop.time() + max(timeout_s, END_S)
         if self._lifespan is not None:
             await self._lifespan.shutdown(deadline - loop.time())
+        self._give_back_app()
         await self.hooks.end(max(LAST_S, deadline - loop.time()))
         await self._models.aclose(max(LAST_S, deadline - loop.time()))
 
@@ -111,15 +124,19 @@ class Replica:
         )
         enter_replica(context, whole_process=self._whole_process)
 
-    async def _start_app(self, user_code: UserCode) -> ASGIApp:
-        binding = getattr(user_code.target, "__serving_ingress__", None)
+    async def _start_app(self, user_code: UserCode, binding: IngressBinding | None) -> ASGIApp:
         if binding is None:
             return _plain_app(self.instance, user_code.http_adapter)
-        app: ASGIApp = await binding.build(self.instance)
+        receiver = None if self._whole_process else _instance_here
+        app: ASGIApp = await binding.build(self.instance, receiver)
         lifespan = Lifespan(app)
         await lifespan.startup()
         self._lifespan = lifespan
         return app
+
+
+def _instance_here() -> Any:
+    return get_replica_context().servable_object
 
 
 async def _construct(user_code: UserCode) -> Any:
