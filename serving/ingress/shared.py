@@ -69,7 +69,7 @@ def late_bound(method: MethodType, receiver: Callable[[], object]) -> Callable[.
     are looked up there. Not `functools.wraps`: what is behind it must not be found.
     """
     function = _of_the_same_kind(method.__func__, receiver)
-    names = inspect.unwrap(method.__func__).__globals__  # type: ignore[attr-defined]
+    names = inspect.unwrap(method.__func__).__globals__
     late = FunctionType(function.__code__, names, method.__name__, None, function.__closure__)
     late.__module__, late.__qualname__ = method.__module__, method.__qualname__
     late.__doc__ = method.__doc__
