@@ -1,40 +1,50 @@
-"""A deployment whose calls share batches."""
+"""A deployment that batches."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import serving
 
 
 @serving.deployment
 class Model:
-    def __init__(self) -> None:
-        self.waiting: list[str] = []
-        self.batches: list[list[str]] = []
-        self.streamed = 0
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
 
-    async def __call__(self, name: str) -> str:
-        self.waiting.append(name)
+    def reconfigure(self, config: dict[str, int]) -> None:
+        self.predict.set_max_batch_size(config["max_batch_size"])
+
+    async def __call__(self, value: int) -> Any:
+        return await self.predict(value)
+
+    # Batches are full or wait for longer than a test may take: their sizes are not by chance.
+    @serving.batch(max_batch_size=4, batch_wait_timeout_s=30)
+    async def predict(self, values: list[int]) -> list[Any]:
+        return [
+            ValueError(f"{value} is negative") if value < 0 else (2 * value, len(values))
+            for value in values
+        ]
+
+    @serving.batch(max_batch_size=2, batch_wait_timeout_s=30)
+    async def count(self, limits: list[int]) -> AsyncIterator[list[Any]]:
+        for number in range(max(limits)):
+            yield [number if number < limit else StopIteration for limit in limits]
+
+    @serving.batch(max_batch_size=2, batch_wait_timeout_s=30)
+    async def wait(self, names: list[str]) -> list[None]:
+        (self._folder / f"{names[0]}.begun").touch()
         try:
-            return await self.in_pairs(name)
-        finally:
-            self.waiting.remove(name)
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            (self._folder / f"{names[0]}.cancelled").touch()
+            raise
+        return [None] * len(names)
 
-    @serving.batch(max_batch_size=2, batch_wait_timeout_s=60)
-    async def in_pairs(self, names: list[str]) -> list[str]:
-        self.batches.append(names)
-        return [name.upper() for name in names]
-
-    @serving.batch(max_batch_size=8, batch_wait_timeout_s=0)
-    async def at_once(self, values: list[int]) -> list[int]:
-        return [2 * value for value in values]
-
-    @serving.batch(max_batch_size=2, batch_wait_timeout_s=60)
-    async def stream(self, sizes: list[int]) -> AsyncIterator[list[bytes]]:
-        while True:
-            self.streamed += 1
-            yield [bytes(size) for size in sizes]
-
-    def seen(self) -> tuple[list[str], list[list[str]], int]:
-        return self.waiting, self.batches, self.streamed
+    @serving.batch(max_batch_size=2, batch_wait_timeout_s=30)
+    async def who(self, values: list[int]) -> list[Any]:
+        context = serving.get_replica_context()
+        return [(context.app_name, context.deployment)] * len(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -20,12 +21,14 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 import serving
+import serving.testing
 from serving.exceptions import (
     ApplicationConflictError,
     BackPressureError,
     ClusterError,
     CodeNotPortableError,
     DeploymentFailedError,
+    ServingError,
 )
 from serving.testing import run
 from tests.support.control import until
@@ -328,6 +331,14 @@ def test_what_has_no_route_is_404_and_a_client_of_an_ended_application_fails() -
     with pytest.raises(httpx.ConnectError):
         client.get("/api")
     client.close()
+
+
+def test_missing_httpx_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "serving.testing.httpx_transport", raising=False)
+    monkeypatch.delattr(serving.testing, "httpx_transport", raising=False)
+    with run(Echo.bind()) as app, pytest.raises(ServingError, match=r"serving\[testing\]"):
+        app.client()
 
 
 # serving.run(..., _local_testing_mode=True)
