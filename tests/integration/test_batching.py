@@ -63,7 +63,7 @@ async def test_every_item_of_a_streamed_batch_is_a_stream(model: Any) -> None:
         handle = model.options(stream=True, method_name="count")
         return [item async for item in handle.remote(count)]
 
-    assert await asyncio.gather(items(1), items(3)) == [[0], [0, 1, 2]]
+    assert list(await asyncio.gather(items(1), items(3))) == [[0], [0, 1, 2]]
 
 
 def test_batch_is_cancelled_when_nobody_waits_for_it(model: Any, folder: Path) -> None:
