@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 import serving
-from serving.calls import process
 from serving.exceptions import DeploymentFailedError, DeploymentUnavailableError
+from serving.handle import DeploymentHandle
 from tests.integration.apps import life
 from tests.support.cluster import Cluster
 from tests.support.control import replica_pids, until
@@ -47,10 +47,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@pytest.fixture(autouse=True, scope="module")
+def caller(cluster: Cluster) -> None:
+    """What handles of this process share, made before the files of a test are counted."""
+    with pytest.raises(DeploymentUnavailableError, match="no deployment 'None'"):
+        DeploymentHandle[Any]("None", APP).remote().result(TIMEOUT_S)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(cluster: Cluster) -> Iterator[None]:
     yield
-    process.close()
     if APP in serving.status().applications:
         serving.delete(APP)
 
