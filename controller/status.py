@@ -13,6 +13,7 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
     deployments = [
         deployment_status(spec.name, state.deployments[spec.name], state)
         for spec in state.record.spec.deployments
+        if spec.name in state.deployments  # while it is deleted, they go one after another
     ]
     word, message = _application_word(state, deployments)
     return pb.ApplicationStatus(

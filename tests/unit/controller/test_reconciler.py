@@ -271,6 +271,31 @@ async def test_deleted_application_is_gone_from_everywhere(plane: Plane) -> None
     assert not list(plane.store.all())
 
 
+async def test_deployments_of_a_deleted_application_go_one_after_another(
+    plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    application = spec("v1")
+    application.deployments[0].calls.append("Callee")
+    application.deployments.add().CopyFrom(application.deployments[0])
+    application.deployments[1].name = "Callee"
+    del application.deployments[1].calls[:]
+    plane.reconciler.deploy(application)
+    await plane.ready(count=2)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    told = []
+
+    def gone() -> bool:
+        if status := plane.reconciler.statuses.get("app"):
+            told.append([deployment.name for deployment in status.deployments])
+        return "app" not in plane.reconciler.statuses
+
+    plane.reconciler.delete("app")
+    await plane.until(gone)
+
+    assert ["Callee"] in told
+    assert "cannot be reconciled" not in caplog.text
+
+
 async def test_application_that_is_deployed_while_it_is_deleted_comes_back(plane: Plane) -> None:
     plane.deploy()
     await plane.until(lambda: plane.engine.running)
