@@ -213,7 +213,7 @@ class DeploymentHandle(Generic[T_co]):
         caller, scope = process.current(self._target.local_key), current_request()
         origin = _origin(scope, self._target.application, self._model_id)
         try:
-            arguments: Awaitable[list[Any]] | list[Any] = payload.dumps((args, kwargs))
+            arguments: Awaitable[list[Any]] | list[Any] = payload.capture((args, kwargs))
         except payload.Unresolved:
             arguments = _resolved(args, kwargs)
         if self._target.stream:
@@ -540,7 +540,7 @@ async def _resolved(args: Any, kwargs: Any) -> list[Any]:
     values = await asyncio.gather(*responses.values())
     found = dict(zip(responses, values, strict=True))
     try:
-        return payload.dumps(_filled((args, kwargs), found))
+        return payload.capture(_filled((args, kwargs), found))
     except payload.Unresolved as error:
         raise TypeError(f"{error}: pass it as an argument, or in a list, tuple or dict") from None
 

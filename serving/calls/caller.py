@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from serving.aio import Tasks
 from serving.calls import payload
 from serving.calls.errors import decode_error
+from serving.calls.shares import Shares, is_large
 from serving.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -20,7 +22,14 @@ from serving.exceptions import (
 )
 from serving.mux import MuxError, ResetCode, StreamReset
 from serving.mux.session import Part
-from serving.routing.router import Call, Overloaded, ReplicaLost, Router, Unavailable
+from serving.routing.router import (
+    Call,
+    MemoryNotShared,
+    Overloaded,
+    ReplicaLost,
+    Router,
+    Unavailable,
+)
 from serving.routing.watch import Directory
 from serving.v1 import call_pb2 as pb
 
@@ -143,16 +152,33 @@ class Caller:
         if not self._knows:
             await self._known()
             self._knows = True
+        router = self._router(request.target)
+        if request.following and is_large(request.following) and router.shares_memory:
+            with Shares() as shares, contextlib.suppress(MemoryNotShared):
+                await shares.place(request.following)
+                shared = _shared(request, shares)
+                call = await self._send(router, shared, failed, shares_memory=True)
+                await _answered(call, request.target)
+                request.following.clear()
+                return call
+        call = await self._send(router, request, failed)
+        request.following.clear()
+        return call
+
+    async def _send(
+        self, router: Router, request: _Request, failed: Call | None, shares_memory: bool = False
+    ) -> Call:
         target, following = request.target, request.following
         deadline = self.loop.time() + target.timeout_s if target.timeout_s else 0
         try:
-            call = await self._router(target).start(
+            call = await router.start(
                 pb.CALL,
                 request.data,
                 end=not following,
                 deadline=deadline,
                 key=request.key,
                 failed=failed,
+                shares_memory=shares_memory,
             )
         except Overloaded as error:
             raise BackPressureError(str(error)) from None
@@ -184,7 +210,8 @@ class _Request(NamedTuple):
     target: Target
     key: str
     data: bytes
-    following: Sequence[memoryview]
+    following: list[memoryview]
+    """Copies of the arguments' buffers, until they are sent."""
 
 
 def _encode(target: Target, origin: Origin, arguments: list[Any]) -> _Request:
@@ -198,6 +225,25 @@ def _encode(target: Target, origin: Origin, arguments: list[Any]) -> _Request:
     )
     following = payload.encode(arguments, message.arguments)
     return _Request(target, origin.model_id, message.SerializeToString(), following)
+
+
+def _shared(request: _Request, shares: Shares) -> _Request:
+    """The same, with what stands in shared memory announced as such."""
+    message = pb.Call.FromString(request.data)
+    rest = payload.share(message.arguments, request.following, shares.places)
+    return request._replace(data=message.SerializeToString(), following=rest)
+
+
+async def _answered(call: Call, target: Target) -> None:
+    """Waits until the replica answers: then it has certainly read what is shared with it."""
+    try:
+        if call.first is None:
+            call.first = await call.stream.receive()
+    except BaseException as error:
+        call.close()
+        if isinstance(error, MuxError):
+            _raise_lost(target, error)
+        raise
 
 
 class _Answer:

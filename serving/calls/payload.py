@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from serving import code
+from serving import code, memory
+from serving.calls import shares
 from serving.code import loading
 from serving.exceptions import CodeNotPortableError
 from serving.mux.stream import Stream
@@ -31,13 +32,6 @@ class Unresolved(Exception):
     """Raised by a `__reduce__`: the object stands for a value that must be awaited first."""
 
 
-class Shares(Protocol):
-    """Who puts buffers where the receiver finds them."""
-
-    def place(self, buffer: memoryview) -> pb.SharedMemory | None:
-        """Where the buffer is now; None: it is to be sent on the stream."""
-
-
 def dumps(value: object) -> list[Buffer]:
     """The pickle of a value, and its out-of-band buffers, which are views of the value's own.
 
@@ -54,11 +48,22 @@ def dumps(value: object) -> list[Buffer]:
 
     try:
         data = pickle.dumps(value, protocol=5, buffer_callback=keep)
+        if b"__main__" not in data:
+            return [data, *buffers]
     except Unresolved:
         raise
     except Exception:  # whatever a `__reduce__` raises: the other pickler says what is wrong
-        return [_dumps_code(value)]
-    return [_dumps_code(value)] if b"__main__" in data else [data, *buffers]
+        pass
+    buffers.clear()
+    return [_dumps_code(value, keep), *buffers]
+
+
+def capture(value: object) -> list[Buffer]:
+    """As `dumps`, with copies of the value's buffers: it may be changed from now on."""
+    buffers = dumps(value)
+    if len(buffers) > 1:
+        buffers[1:] = [memory.copy(memoryview(view)) for view in buffers[1:]]
+    return buffers
 
 
 def dumps_whole(value: object) -> bytes:
@@ -77,14 +82,12 @@ def loads(buffers: Sequence[Any]) -> Any:
     return loading.loads(buffers[0], buffers[1:])
 
 
-def encode(
-    buffers: Sequence[Buffer], message: pb.Payload, shared: Shares | None = None
-) -> Sequence[memoryview]:
+def encode(buffers: Sequence[Buffer], message: pb.Payload) -> list[memoryview]:
     """Fills the message that announces a value; gives what is to follow it on the stream."""
     if len(buffers[0]) <= MAX_PICKLE:
         message.pickled = bytes(buffers[0])
         if len(buffers) == 1:
-            return ()
+            return []
         buffers = buffers[1:]
     following: list[memoryview] = []
     room = MAX_INLINE_TOTAL
@@ -94,12 +97,25 @@ def encode(
         if size < MAX_INLINE and size <= room:
             room -= size
             message.buffers.add(inline=bytes(view))
-        elif shared is not None and (place := shared.place(view)) is not None:
-            message.buffers.add(shared=place)
         else:
             message.buffers.add(following=size)
             following.append(view)
     return following
+
+
+def share(
+    message: pb.Payload, following: Sequence[memoryview], places: Mapping[int, pb.SharedMemory]
+) -> list[memoryview]:
+    """Says in the message which of what would follow, by its index, stands in shared memory; gives
+    the rest, which still follows."""
+    announced = (buffer for buffer in message.buffers if buffer.WhichOneof("place") == "following")
+    rest = []
+    for index, (buffer, view) in enumerate(zip(announced, following, strict=True)):
+        if index in places:
+            buffer.shared.CopyFrom(places[index])
+        else:
+            rest.append(view)
+    return rest
 
 
 async def send_following(stream: Stream, following: Sequence[memoryview], *, end: bool) -> None:
@@ -110,9 +126,10 @@ async def send_following(stream: Stream, following: Sequence[memoryview], *, end
 
 
 async def receive(stream: Stream, message: pb.Payload) -> list[Any]:
-    """The buffers of a value, for `loads`, with those that follow the message on the stream.
+    """The buffers of a value, for `loads`, with those that follow the message on the stream, or
+    that stand in shared memory.
 
-    Raises ValueError where they are not as announced.
+    Raises ValueError where they are not as announced, OSError where memory cannot be read.
     """
     buffers: list[Any] = [message.pickled] if message.pickled else []
     for buffer in message.buffers:
@@ -121,6 +138,8 @@ async def receive(stream: Stream, message: pb.Payload) -> list[Any]:
             buffers.append(bytearray(buffer.inline))
         elif place == "following":
             buffers.append(await _receive_buffer(stream, buffer.following))
+        elif place == "shared":
+            buffers.append(await shares.read(buffer.shared))
         else:
             raise ValueError(f"a buffer is in a place that is not known here: {place}")
     if not buffers:
@@ -128,10 +147,10 @@ async def receive(stream: Stream, message: pb.Payload) -> list[Any]:
     return buffers
 
 
-async def _receive_buffer(stream: Stream, size: int) -> bytearray:
+async def _receive_buffer(stream: Stream, size: int) -> bytearray | memoryview:
     if size > sys.maxsize:
         raise ValueError(f"a buffer of {size} bytes was announced")
-    buffer = bytearray(size)
+    buffer = memory.allocate(size)
     filled = 0
     more = True
     while more:
@@ -151,9 +170,11 @@ async def _receive_buffer(stream: Stream, size: int) -> bytearray:
     return buffer
 
 
-def _dumps_code(value: object) -> bytes:
+def _dumps_code(
+    value: object, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
+) -> bytes:
     try:
-        return code.dumps(value)
+        return code.dumps(value, buffer_callback=buffer_callback)
     except CodeNotPortableError as error:
         if isinstance(error.__cause__, Unresolved):
             raise error.__cause__ from None

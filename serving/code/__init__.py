@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -56,13 +57,19 @@ def load(code: Code) -> Any:
     return loads(code.pickled)
 
 
-def dumps(value: object, *, replace: Callable[[object], object | None] | None = None) -> bytes:
+def dumps(
+    value: object,
+    *,
+    replace: Callable[[object], object | None] | None = None,
+    buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
+) -> bytes:
     """Any value, such as constructor arguments. Raises CodeNotPortableError as `capture` does.
 
     `replace` is asked about the objects in it: what it gives is sent instead, unless it is None.
+    `buffer_callback` is that of `pickle.dumps`.
     """
     with io.BytesIO() as file:
-        pickler = CodePickler(file, replace)
+        pickler = CodePickler(file, replace, buffer_callback)
         try:
             pickler.dump(value)
         except Exception as error:  # whatever a `__reduce__` raises

@@ -19,6 +19,7 @@ import concurrent.futures
 import contextvars
 import functools
 import io
+import pickle
 import queue
 import subprocess
 import sys
@@ -44,9 +45,12 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     for what is to be pickled in the place of an object; None: the object itself."""
 
     def __init__(
-        self, file: io.BytesIO, replace: Callable[[object], object | None] | None = None
+        self,
+        file: io.BytesIO,
+        replace: Callable[[object], object | None] | None = None,
+        buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
     ) -> None:
-        super().__init__(file, protocol=5)
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.latest: object = None
         self._replace = replace
         self._importable: dict[str, bool] = {}

@@ -155,6 +155,8 @@ class Session:
         self.streams: dict[int, StreamCore] = {}
         self.draining = False
         self.closed: str | None = None
+        self.shares_memory = False
+        """Whether the ends can read each other's memory files; who connects them finds out."""
         self._make_stream = make_stream
         self._on_open = on_open
         self._wake = wake

@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from serving.calls import payload
 from serving.calls.errors import encode_error, is_remote
+from serving.calls.shares import Shares, is_large
 from serving.mux import Stream
 from serving.v1 import call_pb2 as pb
 
@@ -31,8 +32,7 @@ class CallHandler:
     async def run(self, call: pb.Call, stream: Stream) -> None:
         """Answers one call. Raises only what ends the request's task: its own cancellation."""
         try:
-            arguments = await payload.receive(stream, call.arguments)
-            args, kwargs = payload.loads(arguments)
+            args, kwargs = payload.loads(await payload.receive(stream, call.arguments))
             method = self._method(call.method)
             if call.stream:
                 await self._stream(method, args, kwargs, stream)
@@ -150,11 +150,31 @@ async def _in_threads(items: Iterator[Any]) -> AsyncIterator[Any]:
 async def _send(stream: Stream, tag: int, value: Any, *, end: bool) -> None:
     message = pb.Payload()
     following = payload.encode(payload.dumps(value), message)
+    if end and following and stream.session.shares_memory and is_large(following):
+        await _send_shared(stream, tag, message, following)
+        return
     stream.write(tag, message.SerializeToString(), end=end and not following)
     if stream.must_wait:
         await stream.drain()
     if following:
         await payload.send_following(stream, following, end=end)
+
+
+async def _send_shared(
+    stream: Stream, tag: int, message: pb.Payload, following: list[memoryview]
+) -> None:
+    """Sends a value that ends its stream, what is large of it in shared memory."""
+    with Shares() as shares:
+        await shares.place(following)
+        rest = payload.share(message, following, shares.places)
+        end = not shares.places
+        stream.write(tag, message.SerializeToString(), end=end and not rest)
+        if rest:
+            await payload.send_following(stream, rest, end=end)
+        if shares.places:
+            # The caller resets the stream when it has read them: that is no cancellation.
+            stream.on_early_end(None)
+            await stream.over()
 
 
 def _is_being_cancelled() -> bool:

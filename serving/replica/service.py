@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from serving import memory
 from serving.context import ReplicaModels
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import FRAME_OVERHEAD, MAX_FRAME
@@ -42,13 +43,19 @@ class DataService(ReplicaServicer):
 
     async def Connect(self, _: Any, context: Any) -> None:
         """Many requests of one caller, on one call."""
-        await self._carry(context)
+        offered = dict(context.invocation_metadata() or ()).get(memory.OFFER_KEY, "")
+        if not (offered and memory.accept(offered)):
+            await self.carry(context)
+            return
+        with memory.offering() as offer:
+            await context.send_initial_metadata(((memory.OFFER_KEY, offer),))
+            await self.carry(context, shares_memory=True)
 
     async def Invoke(self, _: Any, context: Any) -> None:
         """One request on one call: the same streams, translated."""
         call = _InvokeCall(context)
         try:
-            await self._carry(call)
+            await self.carry(call)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is stopping")
         except _InvokeEnded:
             await call.finish()
@@ -63,7 +70,9 @@ class DataService(ReplicaServicer):
         for connection in self._connections:
             connection.push_holdings()
 
-    async def _carry(self, call: Any) -> None:
+    async def carry(self, call: Any, *, shares_memory: bool = False) -> None:
+        """One caller's connection, to its end."""
+
         def admit(stream: Stream) -> None:
             self._runner.admit(connection, stream)
 
@@ -73,6 +82,7 @@ class DataService(ReplicaServicer):
             ongoing=lambda: self._runner.ongoing,
             holdings=lambda: self._models.ids,
         )
+        connection.session.shares_memory = shares_memory
         self._connections.add(connection)
         try:
             if self._draining:

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from serving import memory
 from serving.mux import CallerConnection, ClientCall, ProtocolError, channel_options
 from serving.v1.replica_pb2_grpc import ReplicaStub
 
@@ -37,6 +39,7 @@ class Link:
         self.connection: CallerConnection | None = None
         self.tried = asyncio.Event()
         """Set once the first attempt to connect has ended, well or not."""
+        self._offers_memory = address.startswith("unix:")
         self._on_up = on_up
         self._on_down = on_down
         self._on_load = on_load
@@ -59,7 +62,20 @@ class Link:
     async def _calling(self) -> AsyncIterator[ClientCall]:
         """The call that a connection is carried by."""
         async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
-            yield ReplicaStub(channel).Connect()
+            with memory.offering() if self._offers_memory else contextlib.nullcontext("") as offer:
+                yield ReplicaStub(channel).Connect(
+                    metadata=((memory.OFFER_KEY, offer),) if offer else ()
+                )
+
+    async def _agree(self, call: Any, connection: CallerConnection) -> bool:
+        """Finds out whether the ends can read each other's memory. False where only the replica
+        can, which believes that both do: then another connection must be made, with no offer."""
+        if not self._offers_memory:
+            return True
+        offer = dict(await call.initial_metadata()).get(memory.OFFER_KEY, "")
+        connection.session.shares_memory = bool(offer) and memory.accept(offer)
+        self._offers_memory = connection.session.shares_memory or not offer
+        return self._offers_memory
 
     async def _connect_once(self) -> bool:
         """Carries one connection to its end; tells whether it ever stood."""
@@ -76,7 +92,8 @@ class Link:
                     timeout=CONNECT_TIMEOUT_S,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if stood := standing.done() and not running.done():
+                if standing.done() and not running.done() and await self._agree(call, connection):
+                    stood = True
                     self.connection = connection
                     self._on_up()
                     self.tried.set()

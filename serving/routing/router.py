@@ -52,6 +52,10 @@ class ReplicaLost(RoutingError):
     """The replica that worked on the request died, or its connection was cut."""
 
 
+class MemoryNotShared(RoutingError):
+    """The replica that has room cannot read this process's memory."""
+
+
 class Call:
     """A request that was sent to a replica. Must be closed."""
 
@@ -106,6 +110,14 @@ class Router:
     def __repr__(self) -> str:
         return f"<Router {self.application}#{self.deployment} {self.balancer!r}>"
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether this process and every replica that it is connected to can read each other's
+        memory files."""
+        connections = [link.connection for link, _ in self._links.values()]
+        shares = [each.session.shares_memory for each in connections if each is not None]
+        return bool(shares) and all(shares)
+
     def update(self, target: Deployment) -> None:
         """Takes the deployment's replicas and limits as the controller now tells them."""
         self.balancer.max_queued = target.max_queued_requests
@@ -140,13 +152,15 @@ class Router:
         deadline: float = 0,
         key: str = "",
         failed: Call | None = None,
+        shares_memory: bool = False,
     ) -> Call:
         """Brings a request to a replica and waits until its answer begins, or, where the request
         is not at its ``end``, until the replica accepts it.
 
         ``deadline`` (the loop's clock; 0 for none) travels with the request as its remaining
         time. Replicas that hold ``key`` are preferred. ``failed`` is what ``start_now`` gave for
-        the same request, whose stream then ended early. Raises Overloaded, Unavailable,
+        the same request, whose stream then ended early. One that ``shares_memory`` is not sent to
+        a replica that cannot: then MemoryNotShared is raised. Raises Overloaded, Unavailable,
         ReplicaLost, or StreamReset as the replica sent it.
         """
         lost = False
@@ -161,6 +175,8 @@ class Router:
                 arrival, again, key, patient_until
             )
             again = True
+            if shares_memory:
+                self._require_shared_memory(replica)
             call = self._open(replica, arrival, tag, data, end, deadline)
             if call is None:
                 continue
@@ -208,6 +224,12 @@ class Router:
             self._release(replica, error)
             return None
         return Call(stream, replica, arrival, self._release)
+
+    def _require_shared_memory(self, replica: Replica) -> None:
+        connection = self._links[replica][0].connection
+        if connection is not None and not connection.session.shares_memory:
+            self._release(replica, None)
+            raise MemoryNotShared
 
     def _was_started(self, call: Call, may_repeat: bool) -> bool:
         """Whether a replica may have worked on a request whose stream has ended early. Raises

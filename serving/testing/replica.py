@@ -81,7 +81,7 @@ class LocalReplica:
     async def _carry(self, call: MemoryCall) -> None:
         assert self._service is not None
         try:
-            await self._service.Connect(None, call)
+            await self._service.carry(call)
         except asyncio.InvalidStateError:
             pass  # the caller has left while something was being written to it
         finally:

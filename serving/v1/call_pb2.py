@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15serving/v1/call.proto\x12\nserving.v1\"\xbb\x01\n\x04\x43\x61ll\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\x08\x12&\n\targuments\x18\x03 \x01(\x0b\x32\x13.serving.v1.Payload\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\r\n\x05route\x18\x05 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x06 \x01(\t\x12\x1c\n\x14multiplexed_model_id\x18\x07 \x01(\t\x12\x15\n\rshared_memory\x18\x08 \x01(\x08\"?\n\x07Payload\x12\x0f\n\x07pickled\x18\x01 \x01(\x0c\x12#\n\x07\x62uffers\x18\x02 \x03(\x0b\x32\x12.serving.v1.Buffer\"d\n\x06\x42uffer\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12\x13\n\tfollowing\x18\x02 \x01(\x04H\x00\x12*\n\x06shared\x18\x03 \x01(\x0b\x32\x18.serving.v1.SharedMemoryH\x00\x42\x07\n\x05place\"5\n\x0cSharedMemory\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\n\n\x02\x66\x64\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\"P\n\tCallError\x12\x0f\n\x07pickled\x18\x01 \x01(\x0c\x12\x11\n\ttype_name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttraceback\x18\x04 \x01(\t*Z\n\x07\x43\x61llTag\x12\x18\n\x14\x43\x41LL_TAG_UNSPECIFIED\x10\x00\x12\x08\n\x04\x43\x41LL\x10\x10\x12\n\n\x06RESULT\x10\x11\x12\x08\n\x04ITEM\x10\x12\x12\t\n\x05\x45RROR\x10\x13\x12\n\n\x06\x42UFFER\x10\x14\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15serving/v1/call.proto\x12\nserving.v1\"\xa4\x01\n\x04\x43\x61ll\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\x08\x12&\n\targuments\x18\x03 \x01(\x0b\x32\x13.serving.v1.Payload\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\r\n\x05route\x18\x05 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x06 \x01(\t\x12\x1c\n\x14multiplexed_model_id\x18\x07 \x01(\t\"?\n\x07Payload\x12\x0f\n\x07pickled\x18\x01 \x01(\x0c\x12#\n\x07\x62uffers\x18\x02 \x03(\x0b\x32\x12.serving.v1.Buffer\"d\n\x06\x42uffer\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12\x13\n\tfollowing\x18\x02 \x01(\x04H\x00\x12*\n\x06shared\x18\x03 \x01(\x0b\x32\x18.serving.v1.SharedMemoryH\x00\x42\x07\n\x05place\"D\n\x0cSharedMemory\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\n\n\x02\x66\x64\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05inode\x18\x04 \x01(\x04\"P\n\tCallError\x12\x0f\n\x07pickled\x18\x01 \x01(\x0c\x12\x11\n\ttype_name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttraceback\x18\x04 \x01(\t*Z\n\x07\x43\x61llTag\x12\x18\n\x14\x43\x41LL_TAG_UNSPECIFIED\x10\x00\x12\x08\n\x04\x43\x41LL\x10\x10\x12\n\n\x06RESULT\x10\x11\x12\x08\n\x04ITEM\x10\x12\x12\t\n\x05\x45RROR\x10\x13\x12\n\n\x06\x42UFFER\x10\x14\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.v1.call_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLTAG']._serialized_start=531
-  _globals['_CALLTAG']._serialized_end=621
+  _globals['_CALLTAG']._serialized_start=523
+  _globals['_CALLTAG']._serialized_end=613
   _globals['_CALL']._serialized_start=38
-  _globals['_CALL']._serialized_end=225
-  _globals['_PAYLOAD']._serialized_start=227
-  _globals['_PAYLOAD']._serialized_end=290
-  _globals['_BUFFER']._serialized_start=292
-  _globals['_BUFFER']._serialized_end=392
-  _globals['_SHAREDMEMORY']._serialized_start=394
-  _globals['_SHAREDMEMORY']._serialized_end=447
-  _globals['_CALLERROR']._serialized_start=449
-  _globals['_CALLERROR']._serialized_end=529
+  _globals['_CALL']._serialized_end=202
+  _globals['_PAYLOAD']._serialized_start=204
+  _globals['_PAYLOAD']._serialized_end=267
+  _globals['_BUFFER']._serialized_start=269
+  _globals['_BUFFER']._serialized_end=369
+  _globals['_SHAREDMEMORY']._serialized_start=371
+  _globals['_SHAREDMEMORY']._serialized_end=439
+  _globals['_CALLERROR']._serialized_start=441
+  _globals['_CALLERROR']._serialized_end=521
 # @@protoc_insertion_point(module_scope)

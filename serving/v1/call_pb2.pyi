@@ -23,7 +23,7 @@ ERROR: CallTag
 BUFFER: CallTag
 
 class Call(_message.Message):
-    __slots__ = ("method", "stream", "arguments", "request_id", "route", "application", "multiplexed_model_id", "shared_memory")
+    __slots__ = ("method", "stream", "arguments", "request_id", "route", "application", "multiplexed_model_id")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -31,7 +31,6 @@ class Call(_message.Message):
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     MULTIPLEXED_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
-    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     method: str
     stream: bool
     arguments: Payload
@@ -39,8 +38,7 @@ class Call(_message.Message):
     route: str
     application: str
     multiplexed_model_id: str
-    shared_memory: bool
-    def __init__(self, method: _Optional[str] = ..., stream: bool = ..., arguments: _Optional[_Union[Payload, _Mapping]] = ..., request_id: _Optional[str] = ..., route: _Optional[str] = ..., application: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ..., shared_memory: bool = ...) -> None: ...
+    def __init__(self, method: _Optional[str] = ..., stream: bool = ..., arguments: _Optional[_Union[Payload, _Mapping]] = ..., request_id: _Optional[str] = ..., route: _Optional[str] = ..., application: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ...) -> None: ...
 
 class Payload(_message.Message):
     __slots__ = ("pickled", "buffers")
@@ -61,14 +59,16 @@ class Buffer(_message.Message):
     def __init__(self, inline: _Optional[bytes] = ..., following: _Optional[int] = ..., shared: _Optional[_Union[SharedMemory, _Mapping]] = ...) -> None: ...
 
 class SharedMemory(_message.Message):
-    __slots__ = ("pid", "fd", "size")
+    __slots__ = ("pid", "fd", "size", "inode")
     PID_FIELD_NUMBER: _ClassVar[int]
     FD_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
     pid: int
     fd: int
     size: int
-    def __init__(self, pid: _Optional[int] = ..., fd: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+    inode: int
+    def __init__(self, pid: _Optional[int] = ..., fd: _Optional[int] = ..., size: _Optional[int] = ..., inode: _Optional[int] = ...) -> None: ...
 
 class CallError(_message.Message):
     __slots__ = ("pickled", "type_name", "text", "traceback")

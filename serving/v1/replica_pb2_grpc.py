@@ -54,6 +54,11 @@ class ReplicaServicer(object):
 
     def Connect(self, request_iterator, context):
         """Many requests on one call. Kept open for the life of the caller or of the replica.
+
+        A caller on the same machine may send the metadata `serving-memory`, "PID FD INODE SIZE" of a
+        memory file. A replica that could read it sends the same of its own as initial metadata, and
+        large values may pass through such files (see call.proto). A caller that cannot read that one
+        ends the call before it opens a stream, and connects again without the metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

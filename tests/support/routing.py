@@ -37,6 +37,7 @@ class MemoryReplica:
         self.script = list(script)
         self.ongoing = ongoing
         self.keys: tuple[str, ...] = ()
+        self.shares_memory = False
         self.requests: list[bytes] = []
         self.streams: list[Stream] = []
         self.connection: Connected | None = None
@@ -123,6 +124,7 @@ class MemoryLink:
         ) as connection:
             replica.connection = connection
             self.connection = connection.caller
+            self.connection.session.shares_memory = replica.shares_memory
             self._on_up()
             try:
                 await replica.dead.wait()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serving.calls import payload
+from serving.calls.shares import MIN_SHARED, Shares
 from serving.mux import Stream
 from serving.mux.testing import connected
 from serving.v1 import call_pb2 as pb
@@ -72,6 +73,66 @@ async def test_local_classes_go_by_value() -> None:
         word = "here"
 
     assert (await through_stream(Local())).word == "here"
+
+
+async def test_arrays_of_what_goes_by_value_stay_out_of_its_pickle() -> None:
+    class Local:
+        def __init__(self) -> None:
+            self.block = Block(bytearray(100_000))
+
+    data, view = payload.dumps(Local())
+    assert len(data) < 10_000
+    assert len(view) == 100_000
+    got = await through_stream(Local())
+    assert got.block.data == bytes(100_000)
+    assert not memoryview(got.block.data).readonly
+
+
+def test_captured_value_is_what_it_was() -> None:
+    block = Block(bytearray(b"before" * 1000))
+    data, view = payload.capture([block])
+    block.data[:6] = b"after!"
+
+    assert bytes(view[:6]) == b"before"
+
+
+async def test_shared_buffers_are_found_where_they_stand() -> None:
+    large, small, pickled = bytearray(b"x" * MIN_SHARED), bytearray(100), b"z" * MIN_SHARED
+    message = pb.Payload()
+    following = payload.encode(payload.dumps([Block(large), Block(small), pickled]), message)
+    with Shares() as shares:
+        await shares.place(following)
+        assert payload.share(message, following, shares.places) == []
+        assert message.ByteSize() < 1000
+        async with connected() as connection:
+            stream = connection.caller.open(pb.CALL, b"", end=True)
+            got = payload.loads(await payload.receive(stream, message))
+    assert got[0].data == large
+    assert got[1].data == small
+    assert got[2] == pickled
+    got[0].data[0] = 1
+
+
+def test_what_is_not_shared_still_follows() -> None:
+    message = pb.Payload()
+    following = payload.encode(payload.dumps([Block(bytes(20_000 + n)) for n in range(3)]), message)
+
+    rest = payload.share(message, following, {1: pb.SharedMemory(size=20_001)})
+    assert [len(view) for view in rest] == [20_000, 20_002]
+    assert [buffer.WhichOneof("place") for buffer in message.buffers] == [
+        "following",
+        "shared",
+        "following",
+    ]
+
+
+async def test_shared_memory_that_is_gone_is_an_error() -> None:
+    place = pb.SharedMemory(pid=2**31, fd=1, size=MIN_SHARED, inode=1)
+    message = pb.Payload(pickled=b"x", buffers=[pb.Buffer(shared=place)])
+    async with connected() as connection:
+        stream = connection.caller.open(pb.CALL, b"", end=True)
+        with pytest.raises(OSError, match="No such file"):
+            await payload.receive(stream, message)
 
 
 async def test_arrays() -> None:

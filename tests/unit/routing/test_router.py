@@ -13,7 +13,15 @@ import pytest
 from serving.mux import ResetCode, Stream, StreamReset
 from serving.mux.session import Part
 from serving.routing import router as router_module
-from serving.routing.router import Call, Overloaded, ReplicaLost, Router, RoutingError, Unavailable
+from serving.routing.router import (
+    Call,
+    MemoryNotShared,
+    Overloaded,
+    ReplicaLost,
+    Router,
+    RoutingError,
+    Unavailable,
+)
 from tests.support.mux import TAG, turn, until
 from tests.support.routing import (
     Act,
@@ -455,3 +463,33 @@ async def test_wait_for_a_first_replica_is_bounded_and_that_for_a_slot_is_not(
 async def test_repr_tells_deployment_and_state() -> None:
     async with routed(MemoryReplica("a")) as router:
         assert repr(router) == "<Router app#Model <Balancer [<Replica a 0+0/1>] queued=0>>"
+
+
+# Shared memory
+
+
+@pytest.mark.parametrize(("a", "b"), [(False, False), (True, False), (False, True), (True, True)])
+async def test_memory_is_shared_where_every_replica_can(a: bool, b: bool) -> None:
+    replicas = MemoryReplica("a"), MemoryReplica("b")
+    replicas[0].shares_memory, replicas[1].shares_memory = a, b
+
+    async with routed(*replicas) as router:
+        assert router.shares_memory == (a and b)
+
+
+async def test_request_that_shares_memory_goes_to_no_replica_that_cannot() -> None:
+    replica = MemoryReplica("a")
+
+    async with routed(replica) as router:
+        with pytest.raises(MemoryNotShared):
+            await start(router, shares_memory=True)
+        assert replica.requests == []
+        assert await ask(router) == b"a"
+
+
+async def test_request_that_shares_memory_goes_to_a_replica_that_can() -> None:
+    replica = MemoryReplica("a")
+    replica.shares_memory = True
+
+    async with routed(replica) as router:
+        assert await ask(router, shares_memory=True) == b"a"
