@@ -190,8 +190,15 @@ def _set_class_state(cls: type, state: tuple[Any, ...]) -> None:
             namespace.setdefault(name, value)
 
 
+_FILENAME = 10
+"""Its place among the arguments of `types.CodeType`."""
+
+
 def _reduce_code(code: types.CodeType) -> Any:
     make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    # Newer releases of cloudpickle leave it out. Tracebacks tell it, and which cell of a notebook
+    # has a class's source is known by it.
+    args = (*args[:_FILENAME], code.co_filename, *args[_FILENAME + 1 :])
     return make, tuple(map(steady_value, args))
 
 

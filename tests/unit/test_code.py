@@ -274,6 +274,13 @@ def test_what_cannot_be_sent_is_named_with_its_place(value: Any, kind: str) -> N
     assert "in __init__, or move the code into a module that can be imported" in message
 
 
+def test_code_that_travels_by_value_keeps_the_name_of_its_file() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def fail(): raise ValueError", "<cell 7>", "exec"), namespace)
+
+    assert copied(namespace["fail"]).__code__.co_filename == "<cell 7>"
+
+
 def test_argument_that_cannot_be_sent_is_named_with_its_place() -> None:
     with pytest.raises(CodeNotPortableError, match=r"tuple\[1\]\['stream'\] is a generator"):
         code.dumps(((1, 2), {"stream": (n for n in "ab")}))
