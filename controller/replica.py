@@ -31,6 +31,13 @@ _ENDING_TIMEOUT_S = 1.0
 _CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.enable_http_proxy", 0)]
 
 
+async def control(address: str, method: str, request: Any, timeout_s: float) -> Any:
+    """Calls a method of a replica's `ReplicaControl`."""
+    async with grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) as channel:
+        stub = replica_pb2_grpc.ReplicaControlStub(channel)
+        return await getattr(stub, method)(request, timeout=timeout_s)
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What all replicas of a cluster share."""
@@ -40,6 +47,7 @@ class Surroundings:
     controller_address: str
     # For SERVING_LOGGING.
     logging_json: str = "{}"
+    control: Callable[[str, str, Any, float], Awaitable[Any]] = control
 
 
 @dataclass(frozen=True)
@@ -207,9 +215,7 @@ class ReplicaProcess:
     async def _control(
         self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S
     ) -> Any:
-        async with grpc.aio.insecure_channel(self._control_socket, _CHANNEL_OPTIONS) as channel:
-            stub = replica_pb2_grpc.ReplicaControlStub(channel)
-            return await getattr(stub, method)(request, timeout=timeout_s)
+        return await self._around.control(self._control_socket, method, request, timeout_s)
 
     async def ends_within(self, timeout_s: float) -> bool:
         """Whether its process has ended by then."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from serving.controller.reconciler import ConflictError, Reconciler
 from serving.controller.replica import Surroundings
 from serving.controller.store import MemoryStore
 from serving.engine.base import ProcessSpec
-from serving.v1 import controller_pb2 as pb
+from serving.v1 import controller_pb2 as pb, replica_pb2
 
 pids = itertools.count(1)
 
@@ -55,6 +56,15 @@ class FakeEngine:
         self.started.append(process)
         return process
 
+    async def control(self, address: str, method: str, request: Any, timeout_s: float) -> Any:
+        """What a replica does that has no requests: one that is drained ends."""
+        (process,) = (p for p in self.running if p.replica.control_address == address)
+        if method == "Drain":
+            process.exit(0)
+            return replica_pb2.DrainResponse()
+        assert method == "Health", method
+        return replica_pb2.HealthResponse()
+
     @property
     def running(self) -> list[FakeProcess]:
         return [process for process in self.started if not process.code.done()]
@@ -67,7 +77,7 @@ class Plane:
         self.engine = FakeEngine()
         self.publisher = Publisher()
         self.store = MemoryStore()
-        around = Surroundings(self.engine, folder, "unix:/controller")
+        around = Surroundings(self.engine, folder, "unix:/controller", control=self.engine.control)
         self.reconciler = Reconciler(around, self.store, self.publisher)
 
     def deploy(self, version: str = "v1", count: int = 1, **fields: str) -> int:
