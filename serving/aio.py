@@ -1,12 +1,17 @@
-"""What each asyncio process of the system needs: owned tasks, a settled garbage collector."""
+"""What each asyncio process of the system needs: owned tasks, calls of methods of life, a settled
+garbage collector."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+import anyio
+import anyio.to_thread
 
 logger = logging.getLogger("serving")
 
@@ -20,6 +25,23 @@ def settle_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
+async def call_hook(hook: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a method that a user's object may have, such as `shutdown`: on the loop if it is
+    `async`, else in a thread of its own, since requests may have taken those of the handlers."""
+    try:
+        if inspect.iscoroutinefunction(hook):
+            await hook(*arguments)
+            return
+        limiter = anyio.CapacityLimiter(1)
+        result = await anyio.to_thread.run_sync(
+            hook, *arguments, abandon_on_cancel=True, limiter=limiter
+        )
+        if inspect.isawaitable(result):
+            await result
+    except SystemExit as error:  # it would end the loop, and the replica with it
+        raise RuntimeError("the method called sys.exit()") from error
 
 
 class Tasks:

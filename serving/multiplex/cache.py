@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import logging
 import time
 import weakref
@@ -13,10 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
-from serving.aio import Tasks
+from serving.aio import Tasks, call_hook
 from serving.context import RequestScope, current_replica, current_request, enter_request
 from serving.exceptions import RequestCancelledError
 from serving.multiplex.policy import Shelf
@@ -262,28 +258,14 @@ async def _end(model_id: str, model: Any) -> None:
     enter_request(None)
     try:
         async with asyncio.timeout(UNLOAD_TIMEOUT_S):
-            await _shut_down(model)
+            if callable(hook := getattr(model, "shutdown", None)):
+                await call_hook(hook)
     except Exception:
         logger.exception("shutdown() of model %r failed", model_id)
     reference = _reference(model)
-    del model
+    del model, hook
     if reference is not None and reference() is not None:
         gc.collect()  # What holds it may be a cycle only; the next model needs the memory now.
-
-
-async def _shut_down(model: Any) -> None:
-    hook = getattr(model, "shutdown", None)
-    if not callable(hook):
-        return
-    if inspect.iscoroutinefunction(hook):
-        await hook()
-        return
-    # A thread of its own: those of the replica may all be taken, by requests that wait for this.
-    result = await anyio.to_thread.run_sync(
-        hook, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-    )
-    if inspect.isawaitable(result):
-        await result
 
 
 def _reference(model: Any) -> weakref.ref[Any] | None:

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-import anyio.to_thread
+
+from serving.aio import call_hook
 
 logger = logging.getLogger("serving.replica")
 
@@ -51,7 +52,7 @@ class Hooks:
                 "takes it: add one, or leave user_config out"
             )
         async with self._reconfiguring:
-            await self._start(_call(hook, user_config), "reconfigure")
+            await self._start(call_hook(hook, user_config), "reconfigure")
 
     async def check_health(self, timeout_s: float) -> str:
         """Asks the object whether it is well; gives what is wrong, or nothing.
@@ -87,7 +88,7 @@ class Hooks:
         name = getattr(hook, "__name__", "shutdown")
         try:
             async with asyncio.timeout(timeout_s):
-                await self._start(_call(hook), name)
+                await self._start(call_hook(hook), name)
         except TimeoutError:
             logger.error("%s() of the deployment did not end within %.1f s", name, timeout_s)
         except Exception:
@@ -104,23 +105,9 @@ class Hooks:
         return loop.create_task(work, name=name, context=self._context.copy())
 
 
-async def _call(hook: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        if inspect.iscoroutinefunction(hook):
-            await hook(*arguments)
-            return
-        # Not the handlers' threads: requests may have taken them all.
-        limiter = anyio.CapacityLimiter(1)
-        result = await anyio.to_thread.run_sync(hook, *arguments, limiter=limiter)
-        if inspect.isawaitable(result):
-            await result
-    except SystemExit as error:  # it would end the loop, and the replica with it
-        raise RuntimeError("the method called sys.exit()") from error
-
-
 async def _complaint(hook: Callable[..., Any]) -> str:
     try:
-        await _call(hook)
+        await call_hook(hook)
     except Exception as error:
         return user_traceback(error)
     return ""
