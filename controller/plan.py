@@ -6,7 +6,7 @@ after every change until the plan is empty, so that no step depends on an earlie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from serving.controller.model import History, Plan, Replica, ReplicaState, Start, Stop, Target
@@ -50,10 +50,12 @@ def compute(
     return Plan(start, stop, wake_at)
 
 
-def held(replicas: Mapping[str, Sequence[Replica]]) -> set[str]:
+def held(calls: Mapping[str, Set[str]]) -> set[str]:
     """The deployments of an application that replicas of others may still call: these have to end
-    first. Of those that call each other in a circle none waits for another."""
-    calls = {name: set().union(*(r.calls for r in of)) for name, of in replicas.items()}
+    first. Of those that call each other in a circle none waits for another.
+
+    `calls`: of each deployment, those that its replicas may call, as far as there are replicas.
+    """
     reached = {name: _reached(name, calls) for name in calls}
     return {
         callee
@@ -63,7 +65,7 @@ def held(replicas: Mapping[str, Sequence[Replica]]) -> set[str]:
     }
 
 
-def _reached(name: str, calls: Mapping[str, set[str]]) -> set[str]:
+def _reached(name: str, calls: Mapping[str, Set[str]]) -> set[str]:
     """The deployments that a call of one may come to."""
     reached: set[str] = set()
     following = {name}

@@ -130,7 +130,12 @@ class ApplicationState:
     @property
     def held(self) -> set[str]:
         """The deployments that others, or what is left of them, may still call."""
-        return plan.held({name: state.seen() for name, state in self.deployments.items()})
+        return plan.held(
+            {
+                name: frozenset().union(*(replica.calls for replica in state.seen()))
+                for name, state in self.deployments.items()
+            }
+        )
 
     def want(self, record: ApplicationRecord) -> None:
         """Takes over a new specification."""

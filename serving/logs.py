@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,15 +67,22 @@ def configure_replica(replica_id: str, config: LoggingConfig) -> None:
 def stamp_records() -> None:
     """Gives every record of this process, from now on, the attributes `serving_request_id`,
     `serving_route`, `serving_application`, `serving_deployment`, `serving_replica` and
-    `serving_model_id`: empty where there is nothing to tell."""
+    `serving_model_id`: empty where there is nothing to tell. Harmless the second time."""
     make = logging.getLogRecordFactory()
+    if not isinstance(make, _Stamping):
+        logging.setLogRecordFactory(_Stamping(make))
 
-    def stamped(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
+
+class _Stamping:
+    """A record factory around another."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
         record.__dict__.update(_stamp())
         return record
-
-    logging.setLogRecordFactory(stamped)
 
 
 def _stamp() -> dict[str, str]:

@@ -7,7 +7,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
+from serving.controller.plan import held
+from serving.deployment import Application as Bound
 from serving.exceptions import DeploymentFailedError
 from serving.replica.hooks import user_traceback
 from serving.replica.replica import UserCode
@@ -40,14 +43,23 @@ class Application:
         self.replicas: dict[str, list[LocalReplica]] = {}
         """Of each deployment, the ingress's first."""
         self._specs: dict[str, pb.DeploymentSpec] = {}
+        self._ended: set[str] = set()
+        """Deployments that take no more requests."""
         self._deployed_at_s = time.time()
-        handles = Handles(lambda node: handle(graph.name(node), name))
         for node in graph.nodes:  # grows as handles are put in the place of nodes
+            calls: set[str] = set()
+
+            def handle_of(bound: Bound, calls: set[str] = calls) -> object:
+                calls.add(graph.name(bound))
+                return handle(graph.name(bound), name)
+
             deployment = node.deployment
-            args, kwargs = handles.put_into(node.args), handles.put_into(node.kwargs)
+            args, kwargs = Handles(handle_of).put_into((node.args, node.kwargs))
             adapter = deployment.config.http_adapter
             user_code = UserCode(deployment.func_or_class, args, kwargs, adapter)
-            spec = pb.DeploymentSpec(name=graph.name(node), options=options_message(deployment))
+            spec = pb.DeploymentSpec(
+                name=graph.name(node), options=options_message(deployment), calls=calls
+            )
             self._specs[spec.name] = spec
             self.replicas[spec.name] = [
                 LocalReplica(self._replica_spec(spec), user_code, local_key)
@@ -78,13 +90,24 @@ class Application:
                 task.cancel()
             await asyncio.wait(starting)
 
-    async def stop(self, grace_s: float | None) -> None:
-        """Stops all replicas, letting requests finish, for `grace_s` at most."""
-        stopping = []
-        for replica in self._all():
-            own_grace_s = replica.spec.deployment.options.graceful_shutdown_timeout_s
-            stopping.append(replica.stop(own_grace_s if grace_s is None else grace_s))
-        await asyncio.gather(*stopping)
+    async def stop(self, grace_s: float | None, changed: Callable[[], None]) -> None:
+        """Stops all replicas, letting requests finish, each for `grace_s` at most. A deployment
+        ends after those that call it; `changed` is called as it takes no more requests."""
+        left = {name: frozenset(spec.calls) for name, spec in self._specs.items()}
+        stopping: dict[asyncio.Future[Any], str] = {}
+        try:
+            while left:
+                free = left.keys() - held(left) - self._ended
+                self._ended |= free
+                changed()
+                stopping |= {self._stop(name, grace_s): name for name in free}
+                ended, _ = await asyncio.wait(stopping, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+                    del left[stopping.pop(task)]
+        finally:
+            for task in stopping:
+                task.cancel()
 
     # What the routers are told.
 
@@ -97,7 +120,7 @@ class Application:
     def deployments(self) -> Iterator[pb.Deployment]:
         """Its deployments, with the replicas that take new requests."""
         for name, spec in self._specs.items():
-            ready = [each for each in self.replicas[name] if each.is_ready and not self.is_ending]
+            ready = self._ready(name)
             yield pb.Deployment(
                 application=self.name,
                 name=name,
@@ -108,7 +131,7 @@ class Application:
 
     def replica(self, replica_id: str) -> LocalReplica | None:
         """One that takes new requests."""
-        ready = (each for each in self._all() if each.is_ready and not self.is_ending)
+        ready = chain.from_iterable(map(self._ready, self._specs))
         return next((each for each in ready if each.spec.replica_id == replica_id), None)
 
     def status(self) -> ApplicationStatusOverview:
@@ -135,6 +158,18 @@ class Application:
                 f"{type(error).__name__}: {error}\n{user_traceback(error)}"
             ) from error
         changed()
+
+    def _stop(self, deployment: str, grace_s: float | None) -> asyncio.Future[Any]:
+        stopping = []
+        for replica in self.replicas[deployment]:
+            own_grace_s = replica.spec.deployment.options.graceful_shutdown_timeout_s
+            stopping.append(replica.stop(own_grace_s if grace_s is None else grace_s))
+        return asyncio.gather(*stopping)
+
+    def _ready(self, deployment: str) -> list[LocalReplica]:
+        if deployment in self._ended:
+            return []
+        return [each for each in self.replicas[deployment] if each.is_ready]
 
     def _all(self) -> Iterator[LocalReplica]:
         return chain.from_iterable(self.replicas.values())

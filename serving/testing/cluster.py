@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import anyio._backends._asyncio  # now, and not when the first test starts
 import anyio.to_thread
 
+from serving import logs
 from serving.aio import Tasks
 from serving.calls import local
 from serving.calls.caller import Caller
@@ -73,6 +74,7 @@ class LocalCluster:
             raise ClusterError("the thread of the local cluster did not start")
         _clusters[self.key] = self
         atexit.register(self.close)
+        logs.stamp_records()
 
     def __repr__(self) -> str:
         return f"<LocalCluster {self.key} {list(self._applications)}>"
@@ -205,9 +207,8 @@ class LocalCluster:
 
     async def _end_application(self, application: Application, grace_s: float | None) -> None:
         application.is_ending = True
-        self._publish()
         try:
-            await application.stop(grace_s)
+            await application.stop(grace_s, self._publish)
         finally:
             if self._applications.get(application.name) is application:
                 del self._applications[application.name]
