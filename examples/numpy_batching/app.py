@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 import serving as serve
 from serving.handle import DeploymentHandle
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 web = FastAPI(title="Spiral")
 
@@ -57,8 +57,7 @@ class Spiral:
         ]
 
     async def __call__(self, x: float, y: float) -> Answer:
-        answer: Answer = await self.classify((x, y))
-        return answer
+        return await self.classify((x, y))
 
 
 Coordinate = Annotated[float, Query(ge=-1, le=1)]
@@ -67,13 +66,12 @@ Coordinate = Annotated[float, Query(ge=-1, le=1)]
 @serve.deployment
 @serve.ingress(web)
 class Ingress:
-    def __init__(self, model: DeploymentHandle) -> None:
+    def __init__(self, model: DeploymentHandle[Spiral]) -> None:
         self.model = model
 
     @web.get("/arm")
     async def arm(self, x: Coordinate, y: Coordinate) -> Answer:
-        answer: Answer = await self.model.remote(x, y)
-        return answer
+        return await self.model.remote(x, y)
 
 
 def spiral(chance: np.random.Generator, each: int = 200) -> tuple[Array, Array]:

@@ -88,10 +88,10 @@ class Pipeline:
 
     def __init__(
         self,
-        splitter: DeploymentHandle,
-        sentiment: DeploymentHandle,
-        keywords: DeploymentHandle,
-        summarizer: DeploymentHandle,
+        splitter: DeploymentHandle[Splitter],
+        sentiment: DeploymentHandle[Sentiment],
+        keywords: DeploymentHandle[Keywords],
+        summarizer: DeploymentHandle[Summarizer],
     ) -> None:
         self.splitter = splitter
         self.sentiment = sentiment

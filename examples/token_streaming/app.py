@@ -83,7 +83,7 @@ class Model:
 @serve.deployment
 @serve.ingress(web)
 class Chat:
-    def __init__(self, model: DeploymentHandle) -> None:
+    def __init__(self, model: DeploymentHandle[Model]) -> None:
         self.model = model.options(stream=True)
 
     @web.get("/", response_class=HTMLResponse)
