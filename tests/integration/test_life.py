@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from tests.integration.apps import life
 from tests.support.cluster import Cluster
 from tests.support.control import replica_pids, until
 from tests.support.gate import Gate
+from tests.support.modes import Mode, processes_only
 from tests.support.record import Record
+
+Run = Callable[[serving.Application], Any]
 
 TIMEOUT_S = 20.0
 APP = "app"
@@ -48,21 +53,32 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def caller(cluster: Cluster) -> None:
+def caller(mode: Mode) -> None:
     """What handles of this process share, made before the files of a test are counted."""
+    if mode.is_local:
+        return
     with pytest.raises(DeploymentUnavailableError, match="no deployment 'None'"):
         DeploymentHandle[Any]("None", APP).remote().result(TIMEOUT_S)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(cluster: Cluster) -> Iterator[None]:
+def nothing_left(mode: Mode) -> Iterator[None]:
     yield
     if APP in serving.status().applications:
         serving.delete(APP)
 
 
-def run(application: serving.Application) -> Any:
-    return serving.run(application, name=APP)
+@pytest.fixture
+def run(mode: Mode) -> Run:
+    return partial(mode.run, name=APP)
+
+
+@pytest.fixture
+def logged(mode: Mode, caplog: pytest.LogCaptureFixture) -> Callable[[str], object]:
+    """Waits for a line of the log."""
+    if mode.cluster is not None:
+        return mode.cluster.logged
+    return lambda pattern: until(lambda: re.search(pattern, caplog.text))
 
 
 def app_status() -> Any:
@@ -79,7 +95,7 @@ def other_pid(cluster: Cluster, than: int) -> Any:
 
 @pytest.fixture
 def starting(
-    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor
+    run: Run, gate: Gate, record: Record, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Future[Any], Callable[[], None]]]:
     """An application whose constructor waits, and what lets it go on."""
     with gate.closed() as release:
@@ -91,11 +107,11 @@ def starting(
 
 
 def test_call_and_request_wait_for_a_slow_start(
-    cluster: Cluster, starting: tuple[Future[Any], Callable[[], None]], pool: ThreadPoolExecutor
+    mode: Mode, starting: tuple[Future[Any], Callable[[], None]], pool: ThreadPoolExecutor
 ) -> None:
     _, release = starting
     response = serving.get_app_handle(APP).remote()
-    asked = pool.submit(cluster.get)
+    asked = pool.submit(mode.get)
     with pytest.raises(TimeoutError):
         response.result(0.5)
 
@@ -105,6 +121,7 @@ def test_call_and_request_wait_for_a_slow_start(
     assert asked.result(TIMEOUT_S).text == "started"
 
 
+@processes_only
 def test_who_waits_for_what_cannot_start_is_told_why(
     cluster: Cluster,
     starting: tuple[Future[Any], Callable[[], None]],
@@ -135,11 +152,12 @@ def test_who_waits_for_what_cannot_start_is_told_why(
 # check_health
 
 
+@processes_only
 @pytest.mark.parametrize(
     "deployment", [life.ChecksInThread, life.ChecksOnLoop], ids=["thread", "loop"]
 )
 def test_replica_that_fails_its_checks_is_replaced(
-    cluster: Cluster, tmp_path: Path, deployment: Any
+    run: Run, cluster: Cluster, tmp_path: Path, deployment: Any
 ) -> None:
     run(deployment.options(health_check_period_s=0.2).bind(tmp_path))
     before = cluster.get().json()
@@ -157,7 +175,8 @@ def test_replica_that_fails_its_checks_is_replaced(
     until(lambda: app_status().status.value == "RUNNING")
 
 
-def test_check_that_hangs_is_a_failed_one(cluster: Cluster, tmp_path: Path) -> None:
+@processes_only
+def test_check_that_hangs_is_a_failed_one(run: Run, cluster: Cluster, tmp_path: Path) -> None:
     deployment = life.Hangs.options(health_check_period_s=0.1, health_check_timeout_s=0.3)
     run(deployment.bind(tmp_path))
     before = cluster.get().json()
@@ -170,7 +189,8 @@ def test_check_that_hangs_is_a_failed_one(cluster: Cluster, tmp_path: Path) -> N
     cluster.logged(r"failed a health check, 3 in a row: check_health\(\) has not returned")
 
 
-def test_blocked_loop_is_not_unhealthy(cluster: Cluster, tmp_path: Path) -> None:
+@processes_only
+def test_blocked_loop_is_not_unhealthy(run: Run, cluster: Cluster, tmp_path: Path) -> None:
     deployment = life.Busy.options(health_check_period_s=0.1, health_check_timeout_s=0.1)
     run(deployment.bind(tmp_path))
     before = cluster.get().json()
@@ -183,7 +203,10 @@ def test_blocked_loop_is_not_unhealthy(cluster: Cluster, tmp_path: Path) -> None
     assert cluster.get().json() == before
 
 
-def test_update_whose_check_fails_does_not_take_over(cluster: Cluster, tmp_path: Path) -> None:
+@processes_only
+def test_update_whose_check_fails_does_not_take_over(
+    run: Run, cluster: Cluster, tmp_path: Path
+) -> None:
     well, sick = tmp_path / "well", tmp_path / "ill"
     for folder in (well, sick):
         folder.mkdir()
@@ -225,7 +248,10 @@ def configured(record: Record, value: Any, **options: Any) -> serving.Applicatio
     return life.Configured.options(user_config={"value": value}, **options).bind(record)
 
 
-def test_user_config_changes_in_the_running_process(cluster: Cluster, record: Record) -> None:
+@processes_only
+def test_user_config_changes_in_the_running_process(
+    run: Run, cluster: Cluster, record: Record
+) -> None:
     run(configured(record, 1))
     pid, value = cluster.get().json()
     assert value == 1
@@ -238,8 +264,9 @@ def test_user_config_changes_in_the_running_process(cluster: Cluster, record: Re
     assert record.notes() == ["reconfigure 1", "reconfigure 2"]
 
 
+@processes_only
 def test_refused_user_config_is_told_and_the_one_before_goes_on(
-    cluster: Cluster, record: Record
+    run: Run, cluster: Cluster, record: Record
 ) -> None:
     run(configured(record, 1, num_replicas=2))
     pids = replica_pids()
@@ -262,8 +289,9 @@ def test_refused_user_config_is_told_and_the_one_before_goes_on(
     assert cluster.get().json()[1] == 3
 
 
+@processes_only
 def test_reconfigure_in_a_thread_lets_requests_go_on(
-    cluster: Cluster, gate: Gate, pool: ThreadPoolExecutor
+    run: Run, cluster: Cluster, gate: Gate, pool: ThreadPoolExecutor
 ) -> None:
     deployment = life.ReconfiguresInThread
     run(deployment.options(user_config="old").bind(gate))
@@ -279,7 +307,7 @@ def test_reconfigure_in_a_thread_lets_requests_go_on(
     assert cluster.get().text == "new"
 
 
-def test_batch_size_changes_by_reconfigure(cluster: Cluster) -> None:
+def test_batch_size_changes_by_reconfigure(run: Run, mode: Mode) -> None:
     deployment = life.Batched
     handle = run(deployment.options(user_config={"max_batch_size": 1}).bind())
     assert [r.result(TIMEOUT_S) for r in [handle.remote(i) for i in range(4)]] == [1] * 4
@@ -292,17 +320,21 @@ def test_batch_size_changes_by_reconfigure(cluster: Cluster) -> None:
 # The end
 
 
-def test_end_is_lifespan_shutdown_del_each_once(cluster: Cluster, record: Record) -> None:
+def test_end_is_lifespan_shutdown_del_each_once(
+    run: Run, mode: Mode, record: Record, logged: Callable[[str], object]
+) -> None:
     run(life.Ends.bind(record))
-    assert cluster.get().json() == "here"
+    assert mode.get().json() == "here"
 
     serving.delete(APP)
 
     assert record.notes() == ["lifespan", "shutdown False", "del"]
-    cluster.logged("ValueError: shutdown went wrong")
+    logged("ValueError: shutdown went wrong")
 
 
-def test_shutdown_that_hangs_is_cut_off(cluster: Cluster, record: Record) -> None:
+def test_shutdown_that_hangs_is_cut_off(
+    run: Run, mode: Mode, record: Record, logged: Callable[[str], object]
+) -> None:
     run(life.EndsAsync.options(graceful_shutdown_timeout_s=0.2).bind(record))
     began = time.monotonic()
 
@@ -310,16 +342,20 @@ def test_shutdown_that_hangs_is_cut_off(cluster: Cluster, record: Record) -> Non
 
     assert record.notes() == ["shutdown", "del"]
     assert time.monotonic() - began < 9
-    cluster.logged(r"shutdown\(\) of the deployment did not end within")
+    logged(r"shutdown\(\) of the deployment did not end within")
 
 
-@pytest.mark.parametrize("how", ["delete", "update"])
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [("processes", "delete"), ("processes", "update"), ("local", "delete")],
+    indirect=["mode"],
+)
 def test_model_ends_after_the_ingress_that_calls_it_late(
-    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, how: str
+    run: Run, mode: Mode, gate: Gate, record: Record, pool: ThreadPoolExecutor, how: str
 ) -> None:
     run(life.CallsLate.bind(life.Model.bind(record), gate, record))
     with gate.closed() as release:
-        asked = pool.submit(cluster.get)
+        asked = pool.submit(mode.get)
         record.wait_for("waiting")
         if how == "delete":
             ending = pool.submit(serving.delete, APP)
@@ -340,26 +376,27 @@ def test_model_ends_after_the_ingress_that_calls_it_late(
 
 @pytest.mark.parametrize("ingress", [life.Calls, life.CallsAPI], ids=["plain", "fastapi"])
 def test_full_model_is_a_503_of_its_ingress(
-    cluster: Cluster, gate: Gate, record: Record, pool: ThreadPoolExecutor, ingress: Any
+    run: Run, mode: Mode, gate: Gate, record: Record, pool: ThreadPoolExecutor, ingress: Any
 ) -> None:
     run(ingress.bind(life.Full.bind(gate, record)))
-    until(lambda: cluster.get().status_code == 200)  # the ingress knows its model
+    until(lambda: mode.get().status_code == 200)  # the ingress knows its model
     begun = record.count("full")
     with gate.closed():
-        first = pool.submit(cluster.get)
+        first = pool.submit(mode.get)
         until(lambda: record.count("full") > begun)
-        answer = cluster.get()
+        answer = mode.get()
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert answer.text == "Service Unavailable: too many requests are waiting"
         if ingress is life.CallsAPI:
-            assert cluster.get("/caught").json() == "caught"
+            assert mode.get("/caught").json() == "caught"
+        if ingress is life.CallsAPI and mode.cluster is not None:
             with (
                 pytest.raises(InvalidStatus) as refused,
-                connect(cluster.url("/early", scheme="ws"), proxy=None),
+                connect(mode.cluster.url("/early", scheme="ws"), proxy=None),
             ):
                 pass
             assert refused.value.response.status_code == 503
-            with connect(cluster.url("/late", scheme="ws"), proxy=None) as websocket:
+            with connect(mode.cluster.url("/late", scheme="ws"), proxy=None) as websocket:
                 with pytest.raises(ConnectionClosedError) as closed:
                     websocket.recv(TIMEOUT_S)
                 assert closed.value.rcvd is not None

@@ -70,6 +70,11 @@ class Mode:
         finally:
             serving.delete(name)
 
+    def get(self, path: str = "/") -> httpx.Response:
+        """One request, by a client of its own."""
+        with self.http as client:
+            return client.get(path)
+
     @property
     def http(self) -> httpx.Client:
         """A new client of all that runs; `with` closes it."""

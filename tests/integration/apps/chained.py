@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import serving
-from serving.calls import process
+from serving.calls import local, process
 from serving.handle import DeploymentHandle
 from tests.support.gate import Gate
 
@@ -46,10 +46,12 @@ class Link:
         finally:
             self._counts["ended"] += 1
 
-    async def counts(self) -> tuple[dict[str, int], int]:
-        """What became of them, and how many calls of its own this process has open."""
-        names = ("started", "cancelled", "ended")
-        return {name: self._counts[name] for name in names}, open_calls()
+    async def counts(self) -> dict[str, int]:
+        """What became of them."""
+        return {name: self._counts[name] for name in ("started", "cancelled", "ended")}
+
+    async def open_calls(self) -> int:
+        return open_calls()
 
     # Streams.
 
@@ -137,7 +139,7 @@ class Parts:
 
 def open_calls() -> int:
     """Calls of this process that run or wait, as its caller and its routers count them."""
-    caller = process.current()
+    caller = process.current(local.current_key())
     balancers = [router.balancer for router in caller._directory._routers.values()]
     in_flight = sum(one.inflight for each in balancers for one in each.replicas.values())
     return len(caller._calls) + in_flight + sum(each.queued for each in balancers)
