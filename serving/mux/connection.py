@@ -17,7 +17,7 @@ import grpc.aio
 from serving.mux.errors import ProtocolError
 from serving.mux.session import DEFAULT_WINDOW, Session, StreamCore
 from serving.mux.stream import Stream
-from serving.v1.frames_pb2 import ClientFrames, Frame, Holdings, ServerFrames
+from serving.v1.frames_pb2 import ClientFrames, ServerFrames
 
 LAST_WRITE_S = 1.0
 """How long the end of a replica's connection waits for a message that the caller does not read."""
@@ -128,8 +128,8 @@ class CallerConnection:
             while True:
                 await wake.wait()
                 wake.clear()
-                while frames := take():
-                    await write(ClientFrames(frames=frames))
+                while take((message := ClientFrames()).frames):
+                    await write(message)
         except asyncio.InvalidStateError:
             # The call has ended, and this is all that gRPC says here: the read tells why.
             await asyncio.Event().wait()
@@ -215,23 +215,23 @@ class ReplicaConnection:
         while session.closed is None and not (session.draining and not session.streams):
             await wake.wait()
             wake.clear()
-            while frames := session.take():
-                await write(self._message(frames, self._ongoing()))
+            while session.take((message := ServerFrames()).frames):
+                await write(self._completed(message, self._ongoing()))
             # The news go by themselves, after all frames: the caller must not hear of a free slot
             # in the message that holds its REJECT, for it takes the REJECT for the later news.
             if self._news is not None:
                 news, self._news = self._news, None
-                await write(self._message((), news))
+                await write(self._completed(ServerFrames(), news))
             elif self._holdings_are_news:
-                await write(self._message((), self._ongoing()))
+                await write(self._completed(ServerFrames(), self._ongoing()))
 
-    def _message(self, frames: Sequence[Frame], ongoing: int) -> ServerFrames:
-        if not self._holdings_are_news:
-            return ServerFrames(frames=frames, ongoing=ongoing)
-        self._holdings_are_news = False
-        return ServerFrames(
-            frames=frames, ongoing=ongoing, holdings=Holdings(keys=self._holdings())
-        )
+    def _completed(self, message: ServerFrames, ongoing: int) -> ServerFrames:
+        message.ongoing = ongoing
+        if self._holdings_are_news:
+            self._holdings_are_news = False
+            message.holdings.keys.extend(self._holdings())
+            message.holdings.SetInParent()
+        return message
 
 
 async def _until_first(*works: Awaitable[None]) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from serving.mux.errors import (
     ConnectionLost,
@@ -66,6 +66,13 @@ class Part(NamedTuple):
     data: bytes
     more: bool
     end: bool
+
+
+class Frames(Protocol):
+    """The frames of a message that is being made."""
+
+    def add(self) -> Frame: ...
+    def append(self, frame: Frame, /) -> None: ...
 
 
 class StreamCore:
@@ -286,12 +293,11 @@ class Session:
 
     # The wire.
 
-    def take(self, max_bytes: int = MAX_BATCH) -> list[Frame]:
-        """The next frames to send, streams taking turns: one frame of each, then again. Empty
-        where there is nothing that the peer has room for. Raises :class:`ProtocolError` as
-        ``receive``."""
+    def take(self, frames: Frames, max_bytes: int = MAX_BATCH) -> bool:
+        """Adds the next frames to send to those of a message, streams taking turns: one frame of
+        each, then again. False where there is nothing that the peer has room for. Raises
+        :class:`ProtocolError` as ``receive``."""
         self._check_control()
-        frames: list[Frame] = []
         size = 0
         control = self._control
         while control and size < max_bytes:
@@ -302,15 +308,12 @@ class Session:
         while ready and size < max_bytes:
             stream = ready.popleft()
             stream.queued = False
-            data_frame = self._next_frame(stream)
-            if data_frame is None:
-                continue
-            frames.append(data_frame)
-            size += len(data_frame.data) + FRAME_OVERHEAD
-            if stream.pending:
+            cost = self._add_frame(stream, frames)
+            size += cost
+            if cost and stream.pending:
                 stream.queued = True
                 ready.append(stream)
-        return frames
+        return size > 0
 
     def receive(self, frames: Iterable[Frame]) -> None:
         """Takes the peer's frames. Raises :class:`ProtocolError` where the connection cannot go
@@ -335,40 +338,43 @@ class Session:
 
     # Sending.
 
-    def _next_frame(self, stream: StreamCore) -> Frame | None:
+    def _add_frame(self, stream: StreamCore, frames: Frames) -> int:
+        """Adds a stream's next frame, and gives what it costs; 0 where there is none, or no
+        credit for it. It is filled where it stands: one made apart would be copied."""
         if not stream.pending:
-            return None
+            return 0
         tag, data, end = stream.pending[0]
         opening = not stream.on_wire
         size = min(len(data), MAX_FRAME)
+        cost = size + FRAME_OVERHEAD
         if not opening:
-            cost = size + FRAME_OVERHEAD
             if cost > stream.send_credit:
-                return None
+                return 0
             stream.send_credit -= cost
         more = size < len(data)
         if more:
-            rest = memoryview(data)[size:]
-            data = bytes(data[:size])
-            stream.pending[0] = (tag, rest, end)
+            stream.pending[0] = (tag, memoryview(data)[size:], end)
+            data = data[:size]
         else:
             stream.pending.popleft()
         last = end and not more
-        frame = Frame(
-            stream_id=stream.id,
-            type=OPEN if opening else DATA,
-            end_stream=last,
-            more=more,
-            tag=tag,
-            data=data if isinstance(data, bytes) else bytes(data),
-        )
+        frame = frames.add()
+        frame.stream_id = stream.id
+        frame.type = OPEN if opening else DATA
+        frame.tag = tag
+        frame.data = data if isinstance(data, bytes) else bytes(data)
+        if last:
+            frame.end_stream = True
+        if more:
+            frame.more = True
         if opening:
-            frame.timeout_us = stream.timeout_us
+            if stream.timeout_us:
+                frame.timeout_us = stream.timeout_us
             if self.window != DEFAULT_WINDOW:
                 frame.window_increment = self.window
         stream.on_wire = True
-        self._sent(stream, size if more else size + FRAME_OVERHEAD, last)
-        return frame
+        self._sent(stream, size if more else cost, last)
+        return cost
 
     def _sent(self, stream: StreamCore, size: int, last: bool) -> None:
         waited = stream.must_wait

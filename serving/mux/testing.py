@@ -21,6 +21,13 @@ from serving.mux.stream import Stream
 from serving.v1.frames_pb2 import ClientFrames, Frame, ServerFrames
 
 
+def taken(session: Session, max_bytes: int = MAX_BATCH) -> list[Frame]:
+    """The next batch of a session's frames."""
+    message = ClientFrames()
+    session.take(message.frames, max_bytes)
+    return list(message.frames)
+
+
 class SessionPair:
     """A caller's and a replica's session, and the frames that are under way between them."""
 
@@ -40,7 +47,7 @@ class SessionPair:
 
     def send(self, sender: Session, max_bytes: int = MAX_BATCH) -> list[Frame]:
         """Puts the next batch of ``sender`` on the wire, and shows it."""
-        frames = sender.take(max_bytes)
+        frames = taken(sender, max_bytes)
         peer = self.replica if sender is self.caller else self.caller
         self._under_way[peer] += [frame.SerializeToString() for frame in frames]
         return frames

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from serving.mux.session import Part, Session, StreamCore
-from serving.mux.testing import SessionPair
+from serving.mux.testing import SessionPair, taken
 from serving.v1.frames_pb2 import Frame, FrameType
 
 TAG = 7
@@ -75,7 +75,7 @@ def assert_nothing_left(pair: SessionPair) -> None:
     pair.exchange()
     for session in (pair.caller, pair.replica):
         assert not session.streams
-        assert not session.take()
+        assert not taken(session)
         assert not session._ready
 
 

@@ -25,7 +25,7 @@ from serving.mux.session import (
     Session,
     StreamCore,
 )
-from serving.mux.testing import SessionPair
+from serving.mux.testing import SessionPair, taken
 from serving.v1.frames_pb2 import (
     GOAWAY,
     WINDOW_UPDATE,
@@ -263,7 +263,7 @@ def test_close_tells_each_stream_whether_it_can_have_been_started(sent: bool) ->
     assert [error.sent for error in errors if isinstance(error, ConnectionLost)] == [sent] * 2
     assert errors[0] is not errors[1]
     assert not pair.caller.streams
-    assert pair.caller.take() == []
+    assert taken(pair.caller) == []
 
 
 def test_nothing_opens_after_close() -> None:
@@ -539,13 +539,13 @@ def test_session_wakes_its_writer_when_there_is_something_to_send() -> None:
     session = Session(wake=lambda: woken.append(None))
     stream = session.open(TAG, b"", end=False)
     assert len(woken) == 1
-    session.take()
+    taken(session)
     session.write(stream, TAG, b"no credit yet")
-    session.take()
+    taken(session)
     woken.clear()
     session.receive([Frame(stream_id=1, type=WINDOW_UPDATE, window_increment=1000)])
     assert len(woken) == 1
-    session.take()
+    taken(session)
     session.reset(stream, ResetCode.CANCEL)
     assert len(woken) == 2
 

@@ -19,7 +19,7 @@ from serving.mux.session import (
     Session,
     StreamCore,
 )
-from serving.mux.testing import SessionPair
+from serving.mux.testing import SessionPair, taken
 from serving.v1.frames_pb2 import (
     DATA,
     GOAWAY,
@@ -142,14 +142,14 @@ def test_stalled_connection_is_no_error_of_the_streams_that_end() -> None:
     so none hears of it; the connection ends where its frames are carried."""
     session = Session()
     streams = [session.open(TAG, b"", end=True) for _ in range(MAX_CONTROL + 10)]
-    while session.take():
+    while taken(session):
         pass
     for stream in streams:
         session.reset(stream, ResetCode.CANCEL)
     assert not session.streams
     assert len(session._control) <= MAX_CONTROL
     with pytest.raises(ProtocolError, match="does not read"):
-        session.take()
+        taken(session)
     with pytest.raises(ProtocolError, match="does not read"):
         session.receive([])
 
@@ -160,7 +160,7 @@ def test_requests_given_up_on_a_stalled_connection_leave_nothing_behind() -> Non
         session.reset(session.open(TAG, b"", end=True), ResetCode.CANCEL)
     assert not session.streams
     assert not session._ready
-    assert session.take() == []
+    assert taken(session) == []
 
 
 # ... and what breaks a rule of one stream ends that stream.
@@ -235,4 +235,4 @@ def test_malformed_open_is_reset_and_never_shown(fields: dict[str, object]) -> N
     session.receive([frame(OPEN, 1, **fields)])
     assert opened == []
     assert not session.streams
-    assert kinds(session.take()) == ["RESET"]
+    assert kinds(taken(session)) == ["RESET"]

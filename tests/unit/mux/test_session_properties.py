@@ -27,7 +27,7 @@ from serving.mux.session import (
     Session,
     StreamCore,
 )
-from serving.mux.testing import SessionPair
+from serving.mux.testing import SessionPair, taken
 from serving.v1.frames_pb2 import Frame
 from tests.support.mux import TAG, assert_nothing_left
 
@@ -324,8 +324,8 @@ def write(session: Session, stream: StreamCore) -> None:
 
 
 STEPS: dict[str, Step] = {
-    "take": lambda session, _: session.take(),
-    "take one": lambda session, _: session.take(1),
+    "take": lambda session, _: taken(session),
+    "take one": lambda session, _: taken(session, 1),
     "read": on_any(lambda session, stream: session.read(stream)),
     "write": on_any(write),
     "reset": on_any(lambda session, stream: session.reset(stream, ResetCode.CANCEL)),
@@ -351,7 +351,7 @@ def run_script(session: Session, streams: list[StreamCore], script: list[str | F
     check_consistent(session)
     assert not session.streams
     assert not session._ready
-    assert session.take() == []
+    assert taken(session) == []
     for stream in streams:
         assert stream.error is None or isinstance(stream.error, StreamError)
         assert not stream.must_wait
@@ -378,6 +378,6 @@ def test_replica_survives_whatever_a_caller_sends(script: list[str | Frame]) -> 
 def test_caller_survives_whatever_a_replica_sends(script: list[str | Frame]) -> None:
     session = Session(window=MIN_WINDOW)
     streams = [session.open(TAG, bytes(MAX_FRAME * i), end=i == 1) for i in range(3)]
-    session.take()
+    taken(session)
     streams.append(session.open(TAG, b"not sent yet", end=True))
     run_script(session, streams, script)
