@@ -8,6 +8,7 @@ then sees a callable without `self`, and nothing is left to do per request.
     methods.py    which functions are methods of the class, and what calling them means
     dependencies.py  `Depends` on methods
     routes.py     finding the routes of an app, and giving them other endpoints
+    late.py       functions that find their instance when they are called
     shared.py     an app that replicas in one process share
 """
 
@@ -18,7 +19,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from serving.ingress import shared
 from serving.ingress.methods import Methods, claim
 
 __all__ = ["ASGIApp", "AppBuilder", "IngressBinding", "ingress"]
@@ -71,7 +71,10 @@ class IngressBinding:
         same app; what it gives, once the replica has ended."""
         if _is_builder(self.target):
             return lambda: None
-        return shared.borrow(self.target, cls)
+        # Starlette is imported by those who have an app.
+        from serving.ingress.shared import borrow
+
+        return borrow(self.target, cls)
 
     async def build(
         self, instance: object, receiver: Callable[[], object] | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any, cast
 
-from serving.ingress.shared import LATE, late_bound
+from serving.ingress.late import LATE, late_bound
 
 _OWNER = "__serving_owner__"
 
