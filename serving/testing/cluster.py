@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import threading
@@ -35,7 +36,7 @@ from serving.routing.watch import Directory
 from serving.schema import ServeStatus
 from serving.specs import Graph
 from serving.testing.application import Application
-from serving.testing.replica import LocalLink
+from serving.testing.replica import LAST_WORDS_S, LocalLink
 from serving.v1 import controller_pb2 as pb
 
 T = TypeVar("T")
@@ -168,6 +169,9 @@ class LocalCluster:
         try:
             await self._end.wait()
         finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self.tasks.join()  # clients take what is there for them
             await self.tasks.aclose()
             await self.proxy.aclose()
             await caller.aclose()

@@ -46,6 +46,7 @@ class Exchange:
         self._chunks_size = 0
         self._has_no_body = scope["method"] == "HEAD"
         self._is_complete = False
+        self._is_taken = False
         self._failure: BaseException | None = None
         self._is_over = False
 
@@ -53,7 +54,8 @@ class Exchange:
         return f"<Exchange {self._scope['method']} {self._scope['path']} {self._head}>"
 
     async def run(self) -> None:
-        """Serves the request until the application has done with it."""
+        """Serves the request until the application has done with it, and its client has the
+        response."""
         try:
             await self._app({**self._scope, DEPARTURE: self._departure}, self._receive, self._send)
         except Exception as error:  # as a server, which closes the connection
@@ -61,6 +63,8 @@ class Exchange:
         finally:
             self._is_over = True
             self._changed()
+        while self._is_complete and not (self._is_taken or self._has_left):
+            await self._news()
 
     # What the client does.
 
@@ -92,6 +96,8 @@ class Exchange:
         ResponseLost where it has no end."""
         while not self._chunks:
             if self._is_complete:
+                self._is_taken = True
+                self._changed()
                 return None
             if self._is_over or self._has_left:
                 raise ResponseLost(

@@ -95,5 +95,5 @@ def mode_of(request: pytest.FixtureRequest) -> Iterator[Mode]:
     try:
         yield Mode(name, cluster)
     finally:
-        if cluster is None:
+        if cluster is None and local.current_key():  # not the module's cluster in its place
             serving.shutdown()
