@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -80,14 +80,9 @@ def current_request() -> RequestScope | None:
     return _scope.get()
 
 
-def enter_request(scope: RequestScope | None) -> Token[RequestScope | None]:
+def enter_request(scope: RequestScope | None) -> None:
     """Makes it the current one, in this context."""
-    return _scope.set(scope)
-
-
-def leave_request(token: Token[RequestScope | None]) -> None:
-    """Undoes `enter_request`."""
-    _scope.reset(token)
+    _scope.set(scope)
 
 
 def get_multiplexed_model_id() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,18 +19,6 @@ from tests.support.gate import Gate
 from tests.support.record import Record
 
 MANY = 60  # more than the 40 threads that anyio allows itself
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    gate = Gate(tmp_path / "gate")
-    gate.path.touch()
-    return gate
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
 
 
 def counts(gate: Gate, record: Record, **options: Any) -> serving.Application:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,17 +24,6 @@ from tests.support.processes import ongoing, spec_of, the_replica
 from tests.support.record import Record
 
 NAME = "root"
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
 
 
 def deploy(deployment: Any, *args: Any, grace_s: float) -> None:

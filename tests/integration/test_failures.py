@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
@@ -21,11 +20,6 @@ from tests.support.record import Record
 
 REPEATED = ["GET", "HEAD", "OPTIONS"]
 NOT_REPEATED = ["POST", "PUT", "DELETE"]
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
 
 
 @pytest.fixture

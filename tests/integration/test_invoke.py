@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import pytest
@@ -23,11 +22,6 @@ from tests.support.processes import memory, ongoing, settled, spec_of, the_repli
 from tests.support.record import Record
 
 MiB = 1024 * 1024
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
 
 
 @pytest.fixture

@@ -34,24 +34,6 @@ TIMEOUT_S = 20.0
 APP = "app"
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    gate = Gate(tmp_path / "gate")
-    gate.path.touch()
-    return gate
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
 @pytest.fixture(autouse=True, scope="module")
 def caller(mode: Mode) -> None:
     """What handles of this process share, made before the files of a test are counted."""

@@ -52,13 +52,6 @@ def two_replicas(mode: Mode, own_record: Record) -> Iterator[Handle]:
     serving.delete("two")
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    gate = Gate(tmp_path / "gate")
-    gate.path.touch()
-    return gate
-
-
 def call(handle: Handle, model_id: str) -> Any:
     return handle.options(multiplexed_model_id=model_id).remote()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +18,6 @@ TIMEOUT_S = 1.0
 HTTP_OPTIONS = {"request_timeout_s": TIMEOUT_S}
 # What a loaded machine may add.
 SLACK_S = 0.5
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record")
 
 
 @pytest.fixture

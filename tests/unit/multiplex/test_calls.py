@@ -24,7 +24,6 @@ from serving.context import (
     current_request,
     enter_request,
     get_multiplexed_model_id,
-    leave_request,
 )
 from serving.exceptions import RequestCancelledError
 from tests.support.mux import turn, until
@@ -83,11 +82,11 @@ class Models:
 def request() -> Iterator[RequestScope]:
     """Code inside is that of a request, which ends with it."""
     scope = RequestScope("r1", "/route", "app", "m")
-    token = enter_request(scope)
+    enter_request(scope)
     try:
         yield scope
     finally:
-        leave_request(token)
+        enter_request(None)
         scope.end()
 
 
@@ -316,9 +315,9 @@ async def test_work_that_a_request_left_behind_keeps_no_model() -> None:
     models = Models()
     with request() as scope:
         pass
-    token = enter_request(scope)
+    enter_request(scope)
     await models.get_one("a")
-    leave_request(token)
+    enter_request(None)
 
     assert (await models.get_one("b")).id == "b"
 
