@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ GATHER_S = 0.02
 """For so long, at most, a line waits for others."""
 MAX_GATHERED = 1000
 _OF_REQUEST = ("request_id", "route", "application", "model_id")
-_WORD = re.compile("[!-~]+")
+_WORDS = [(f" {name}=", _PREFIX + name) for name in _OF_REQUEST]
 
 
 def configure(component: str, config: LoggingConfig) -> TextIO:
@@ -100,12 +99,13 @@ def _stamp() -> dict[str, str]:
 
 class _Gathering(logging.StreamHandler[TextIO]):
     """Writes a line at once, unless another was written just before: lines that come in a rush are
-    written together, by a thread. (A write of its own for each lets go of the interpreter's lock
-    each time: under load that costs a request more than all the rest of its line.)"""
+    made and written together, by a thread. (A write of its own for each lets go of the
+    interpreter's lock each time: under load that costs a request more than all the rest of its
+    line.)"""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._lines: list[str] = []
+        self._records: list[logging.LogRecord] = []
         self._written_at_s = float("-inf")
         self._rush = threading.Event()
         self._writer: threading.Thread | None = None
@@ -114,9 +114,12 @@ class _Gathering(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held, as `flush` takes it."""
         try:
-            self._lines.append(self.format(record) + self.terminator)
+            # What is told may change, and what was raised is not to be kept.
+            record.message = record.getMessage()
+            self._records.append(record)
             rush = time.monotonic() - self._written_at_s < GATHER_S
-            if not rush or record.levelno >= logging.WARNING or len(self._lines) >= MAX_GATHERED:
+            pressing = record.levelno >= logging.WARNING or record.exc_info or record.stack_info
+            if not rush or pressing or len(self._records) >= MAX_GATHERED:
                 self.flush()
             elif not self._rush.is_set():
                 self._rush.set()
@@ -128,9 +131,9 @@ class _Gathering(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         with self.lock:  # type: ignore[union-attr]
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("".join(lines))
+            records, self._records = self._records, []
+            if records:
+                self.stream.write("".join([self.format(each) + "\n" for each in records]))
                 self.stream.flush()
             self._written_at_s = time.monotonic()
 
@@ -149,7 +152,8 @@ def _handler(stream: TextIO, component: str, config: LoggingConfig) -> logging.H
 
 
 class _Form(logging.Formatter):
-    """What both forms have: the component, and the time, of which each second is spelt once."""
+    """Of records whose message is made. What both forms have: the component, and the time, of
+    which each second is spelt once."""
 
     def __init__(self, component: str) -> None:
         super().__init__()
@@ -170,6 +174,12 @@ class _Text(_Form):
     def usesTime(self) -> bool:
         return True
 
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        record.asctime = self.formatTime(record)
+        return self.formatMessage(record)
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         head = f"{record.levelname} {record.asctime} {self._component}"
         return f"{head}{_words(record.__dict__)} -- {record.message}"
@@ -183,7 +193,7 @@ class _JSON(_Form):
             "level": record.levelname,
             "time": self.formatTime(record),
             "component": self._component,
-            "message": record.getMessage(),
+            "message": record.message,
         }
         for name in (*_OF_REQUEST, "deployment"):
             if value := record.__dict__.get(_PREFIX + name):
@@ -197,11 +207,14 @@ def _words(stamp: dict[str, Any]) -> str:
     """What a line tells of a request; nothing outside of one."""
     if not stamp.get("serving_request_id"):
         return ""
-    return "".join(
-        f" {name}={one_word(value)}" for name in _OF_REQUEST if (value := stamp.get(_PREFIX + name))
-    )
+    words = ""
+    for title, name in _WORDS:
+        if value := stamp.get(name):
+            words += title + one_word(value)
+    return words
 
 
 def one_word(value: str) -> str:
     """The value as one word of a line: quoted if a client has put there what is none."""
-    return value if _WORD.fullmatch(value) else json.dumps(value).replace(" ", "\\u0020")
+    plain = value.isascii() and value.isprintable() and value and " " not in value
+    return value if plain else json.dumps(value).replace(" ", "\\u0020")

@@ -173,6 +173,28 @@ def test_lines_of_a_rush_are_written_together_and_a_warning_at_once(
     assert sink.writes == 2
 
 
+def test_line_of_a_rush_tells_what_held_when_it_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "GATHER_S", 60.0)
+    stream = replica_log(monkeypatch)
+    logger = logging.getLogger("serving.mine")
+    logger.info("the first, which is written at once")
+    told = ["early"]
+    logger.info("told %s", told)
+    told[0] = "late"
+    logging.getLogger("serving").handlers[0].flush()
+    assert stream.getvalue().endswith("-- told ['early']\n")
+
+
+def test_traceback_of_a_rush_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was raised is not kept: it holds the frames of its request."""
+    monkeypatch.setattr(logs, "GATHER_S", 60.0)
+    stream = replica_log(monkeypatch)
+    logger = logging.getLogger("serving.mine")
+    logger.info("the first")
+    logger.info("the second", exc_info=ValueError("boom"))
+    assert "-- the second\nValueError: boom\n" in stream.getvalue()
+
+
 def test_lines_of_a_rush_are_written_by_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     sink = Sink()
     monkeypatch.setattr(sys, "stderr", sink)
