@@ -26,6 +26,7 @@ from serving.controller.replica import Surroundings
 from serving.controller.service import ControllerService
 from serving.controller.store import MemoryStore
 from serving.engine.local import LocalEngine
+from serving.mux import server_options
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
@@ -36,10 +37,11 @@ _PROXY_HEAD_START_S = 2.0
 _ORPHANED_GRACE_S = 0.9
 _LAST_TURNS_S = 0.1
 _SERVER_OPTIONS = [
+    # Those who watch ask, by the same rules as callers, whether the controller is alive.
+    *server_options(),
     # Applications may be sent by value, with their arguments.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.so_reuseport", 0),
 ]
 
 log = logging.getLogger("serving.controller")
