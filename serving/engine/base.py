@@ -27,8 +27,14 @@ class Process(Protocol):
     @property
     def pid(self) -> int: ...
 
-    async def wait(self) -> int:
-        """Returns the exit code as soon as the process ends; negative: the signal that ended it."""
+    @property
+    def identity(self) -> str:
+        """What tells it from every other process, for `Engine.adopt`."""
+        ...
+
+    async def wait(self) -> int | None:
+        """Returns the exit code as soon as the process ends; negative: the signal that ended it;
+        None where only its parent could know."""
         ...
 
     def terminate(self) -> None:
@@ -45,4 +51,12 @@ class Engine(Protocol):
 
     async def start(self, spec: ProcessSpec) -> Process:
         """Starts a process; raises OSError where that is impossible."""
+        ...
+
+    def adopt(self, identity: str) -> Process | None:
+        """A process that another owner of this engine started; None where it has ended."""
+        ...
+
+    def find(self, spec: ProcessSpec) -> Process | None:
+        """As `adopt`, of a process that an owner started who could not note its identity."""
         ...
