@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,25 @@ from serving import lifeline, logs
 from serving.config import LoggingConfig
 from serving.controller.publisher import Publisher
 from serving.controller.reconciler import Reconciler
+from serving.controller.recovery import find_replicas
 from serving.controller.replica import Surroundings
 from serving.controller.service import ControllerService
-from serving.controller.store import MemoryStore
+from serving.controller.sqlite import SQLiteStore
+from serving.controller.store import StoreError
 from serving.engine.local import LocalEngine
 from serving.mux import server_options
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
+STORE_FILE = "store.sqlite"
 # How long proxies may finish what is open before the replicas are told to drain as well: requests
 # that wait in a proxy still need a replica.
 _PROXY_HEAD_START_S = 2.0
 # The supervisor is gone: replicas end by themselves, having the same lifeline, or are made to.
 _ORPHANED_GRACE_S = 0.9
 _LAST_TURNS_S = 0.1
+# That of a cluster in this folder that was killed just now may not have ended yet.
+_PREDECESSOR_END_S = 2.0
 _SERVER_OPTIONS = [
     # Those who watch ask, by the same rules as callers, whether the controller is alive.
     *server_options(),
@@ -55,14 +61,16 @@ async def serve(config: dict[str, Any]) -> None:
         loop.add_signal_handler(number, stop.set)
     lifeline.watch(lambda: loop.call_soon_threadsafe(orphaned.set), kill_after_s=1.0)
 
-    publisher = Publisher()
+    state_dir = Path(config["state_dir"])
+    store = SQLiteStore(state_dir / STORE_FILE, wait_s=_PREDECESSOR_END_S)
+    publisher = Publisher(store.next_epoch())
     around = Surroundings(
-        LocalEngine(),
-        Path(config["state_dir"]),
-        config["address"],
-        json.dumps(config.get("logging", {})),
+        LocalEngine(), state_dir, config["address"], json.dumps(config.get("logging", {}))
     )
-    reconciler = Reconciler(around, MemoryStore(), publisher)
+    reconciler = Reconciler(around, store, publisher)
+    found = store.load()
+    # Nobody hears anything of this controller before it knows what runs.
+    reconciler.recover(found, await find_replicas(around, found.replicas))
     service = ControllerService(
         reconciler,
         publisher,
@@ -78,22 +86,28 @@ async def serve(config: dict[str, Any]) -> None:
     controller_pb2_grpc.add_ControllerServicer_to_server(service, server)
     server.add_insecure_port(config["address"])
     await server.start()
-    _say_ready(config.get("ready_fd"))
+    _say(config.get("ready_fd"), {"ready": True})
 
     loop_task = asyncio.create_task(reconciler.run(), name="reconcile")
     try:
         await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
-        service.is_shutting_down = True
         if not loop_task.done():
+            service.is_shutting_down = True
             proxies = set(config.get("proxies", []))
-            await _first(
-                _end_in_order(reconciler, publisher, proxies, orphaned), _orphaned_end(orphaned)
-            )
+            if not orphaned.is_set():
+                await _first(_end_in_order(reconciler, publisher, proxies), orphaned.wait())
+            if orphaned.is_set():
+                # The cluster was killed: what is wanted stays in the store, for the next one.
+                loop_task.cancel()
+                await _first(reconciler.all_ended(), asyncio.sleep(_ORPHANED_GRACE_S))
     finally:
-        reconciler.kill()
+        # Unless it was told to end, what runs goes on: the next controller takes it over.
+        if service.is_shutting_down:
+            reconciler.kill()
         loop_task.cancel()
         await server.stop(0.1)
         await _others_ended(_LAST_TURNS_S)
+        store.close()
 
 
 def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
@@ -104,21 +118,13 @@ def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _end_in_order(
-    reconciler: Reconciler, publisher: Publisher, proxies: set[str], orphaned: asyncio.Event
-) -> None:
+async def _end_in_order(reconciler: Reconciler, publisher: Publisher, proxies: set[str]) -> None:
     """Lets the proxies finish, then the replicas."""
     began = time.monotonic()
-    if not orphaned.is_set():
-        if open_requests := await reconciler.what_is_open():
-            log.warning("%s", open_requests)
-        await publisher.unwatched(proxies, timeout_s=_PROXY_HEAD_START_S)
+    if open_requests := await reconciler.what_is_open():
+        log.warning("%s", open_requests)
+    await publisher.unwatched(proxies, timeout_s=_PROXY_HEAD_START_S)
     await reconciler.shut_down(spent_s=time.monotonic() - began)
-
-
-async def _orphaned_end(orphaned: asyncio.Event) -> None:
-    await orphaned.wait()
-    await asyncio.sleep(_ORPHANED_GRACE_S)
 
 
 async def _first(*awaitables: Any) -> None:
@@ -140,16 +146,27 @@ async def _others_ended(timeout_s: float) -> None:
         await asyncio.wait(others, timeout=timeout_s)
 
 
-def _say_ready(ready_fd: int | None) -> None:
+def _say(ready_fd: int | None, line: dict[str, Any]) -> None:
+    """Tells the supervisor, once."""
     if ready_fd is not None:
-        os.write(ready_fd, b'{"ready": true}\n')
+        os.write(ready_fd, json.dumps(line).encode() + b"\n")
         os.close(ready_fd)
 
 
 def main() -> None:
     config = json.loads(os.environ.pop(CONFIG_VARIABLE))
     logs.configure("controller", LoggingConfig(**config.get("logging", {})))
-    asyncio.run(serve(config))
+    try:
+        asyncio.run(serve(config))
+    except StoreError as error:
+        log.error("%s", error)
+        _say(config.get("ready_fd"), {"error": str(error)})
+        sys.exit(1)
+    except Exception:
+        log.exception("the controller failed; what runs goes on until it is back")
+        logging.shutdown()
+        # Not through the interpreter's end: asyncio would kill every child, which are replicas.
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from serving.v1 import controller_pb2 as pb
@@ -44,8 +43,9 @@ class Watcher:
 class Publisher:
     """The table and its watchers. Lives on one event loop."""
 
-    def __init__(self) -> None:
-        self.epoch = time.time_ns()
+    def __init__(self, epoch: int) -> None:
+        """`epoch` is above that of every controller before."""
+        self.epoch = epoch
         self.revision = 0
 
         self._routes: dict[str, pb.Route] = {}

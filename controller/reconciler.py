@@ -2,37 +2,73 @@
 
 Everything that happens (a deploy, a replica that reports or ends, a moment that comes) only marks
 the application as dirty. A turn takes each dirty application, asks `plan` for the next steps,
-carries them out, publishes what callers may use, and notes the status. Long work (starting and
-stopping processes) runs in tasks of the replica that it is about.
+commits them to the store, has the actuator carry them out, publishes what callers may use, and
+notes the status.
+
+What is decided is committed before it is done; what merely happened (a process is there, a replica
+is ready or has ended) is committed with the next turn: a controller that is killed before finds out
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from serving.aio import Tasks
 from serving.controller import plan
-from serving.controller.model import History, Replica, ReplicaState, Start, Stop
+from serving.controller.actuator import Actuator
+from serving.controller.model import History, Plan, Replica, ReplicaState, Start
 from serving.controller.publisher import Publisher
+from serving.controller.recovery import Recovered
 from serving.controller.replica import ReplicaProcess, Settings, Surroundings, new_token
-from serving.controller.state import ApplicationState, DeploymentState
+from serving.controller.state import ApplicationState, DeploymentState, found_application
 from serving.controller.status import application_status, headline, unavailable
-from serving.controller.store import ApplicationRecord, Store
+from serving.controller.store import (
+    Changes,
+    Found,
+    ReplicaRecord,
+    Store,
+    StoreError,
+    VersionRecord,
+)
 from serving.v1 import controller_pb2 as pb
 
 log = logging.getLogger("serving.controller")
 
 _RETRY_AFTER_ERROR_S = 1.0
-# For a replica that said that it cannot start.
-_EXIT_TIMEOUT_S = 2.0
 
 
 class ConflictError(Exception):
     """The route prefix belongs to another application."""
+
+
+@dataclass
+class News:
+    """What happened to whom, each told as it is now."""
+
+    versions: dict[tuple[str, int], VersionRecord] = field(default_factory=dict)
+    removed_applications: dict[str, None] = field(default_factory=dict)
+    replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
+    removed_replicas: dict[str, None] = field(default_factory=dict)
+
+    def remove_application(self, name: str) -> None:
+        """It is gone, and what was to be told of it."""
+        self.versions = {key: version for key, version in self.versions.items() if key[0] != name}
+        self.removed_applications[name] = None
+
+    def changes(self) -> Changes:
+        """As a store takes them."""
+        return Changes(
+            versions=tuple(self.versions.values()),
+            removed_applications=tuple(self.removed_applications),
+            replicas=tuple(self.replicas.values()),
+            removed_replicas=tuple(self.removed_replicas),
+        )
 
 
 class Reconciler:
@@ -42,6 +78,8 @@ class Reconciler:
         self._around = around
         self._store = store
         self._publisher = publisher
+        self._actuator = Actuator(publisher, self)
+        self._tasks = Tasks()
 
         # State
         self._applications: dict[str, ApplicationState] = {}
@@ -54,7 +92,9 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._status_changed = asyncio.Event()
         self._idle = asyncio.Event()
-        self._tasks = Tasks()
+
+        # What happened since the last commit
+        self._news = News()
 
     # What is asked of it
 
@@ -62,21 +102,30 @@ class Reconciler:
         """Sets the target of one application; returns its generation.
 
         The same specification again changes nothing, unless it failed: then it is tried again.
+        Raises ConflictError, or StoreError where it cannot be kept: then nothing was changed.
         """
         self._check_route_is_free(spec)
         state = self._applications.get(spec.name)
-        if state and not state.deleting and not state.has_failed and _same(state.record.spec, spec):
-            return state.record.generation
-        generation = state.record.generation + 1 if state else 1
-        record = ApplicationRecord(spec, generation, time.time())
-        self._store.put(record)
-        if state is None:
-            state = self._applications[spec.name] = ApplicationState(record)
-        state.want(record)
-        log.info("application %r: deploying, generation %s", spec.name, generation)
+        if state and not state.deleting and not state.has_failed and _same(state.spec, spec):
+            return state.generation
+        state = state or ApplicationState(spec.name)
+        version = VersionRecord(spec, state.generation + 1, time.time())
+        self._save_news()
+        self._store.commit(
+            Changes(
+                applications=(
+                    replace(state.record, generation=version.generation, deleting=False),
+                ),
+                versions=(version,),
+                removed_versions=tuple((spec.name, old) for old in state.outlived),
+            )
+        )
+        self._applications[spec.name] = state
+        state.want(version)
+        log.info("application %r: deploying, generation %s", spec.name, version.generation)
         self._note_status(state)
         self._touch(spec.name)
-        return generation
+        return version.generation
 
     def _check_route_is_free(self, spec: pb.ApplicationSpec) -> None:
         for other in self._applications.values():
@@ -90,7 +139,7 @@ class Reconciler:
                 )
 
     def delete(self, name: str) -> bool:
-        """Stops an application; returns whether there was one."""
+        """Stops an application; returns whether there was one. Raises StoreError."""
         state = self._applications.get(name)
         if state is None or state.deleting:
             return False
@@ -121,56 +170,75 @@ class Reconciler:
         return f"waiting up to {max(graces):.0f} s for {requests}"
 
     def _remove(self, state: ApplicationState) -> None:
-        self._store.remove(state.name)
+        self._store.commit(Changes(applications=(replace(state.record, deleting=True),)))
         state.delete()
         self._note_status(state)
         self._touch(state.name)
 
-    def report(self, replica_id: str, error: str) -> None:
-        """A replica is ready, or could not start."""
+    def report(self, replica_id: str, error: str) -> bool:
+        """A replica is ready, or could not start; returns whether it is wanted."""
         application, name = self._replicas.get(replica_id, (None, ""))
         if application is None:
-            return
+            return False
         deployment = application.deployments[name]
         replica = deployment.replicas[replica_id]
         if replica.seen.state is not ReplicaState.STARTING:
-            return
+            return replica.seen.state is ReplicaState.RUNNING
         now = time.monotonic()
         if error:
             log.warning("%s could not start: %s", replica_id, headline(error))
             replica.error = error
             self._note_failure(deployment, replica, error, now)
-            replica.become(ReplicaState.STOPPING, now)
-            # It exits by itself after this.
-            self._tasks.start(replica.end(_EXIT_TIMEOUT_S), name=f"end {replica_id}")
+            self._become(replica, ReplicaState.STOPPING, now)
+            self._actuator.expect_end(replica)
         else:
-            replica.become(ReplicaState.RUNNING, now)
-            history = deployment.histories.get(replica.seen.version, History())
-            deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
-            health = self._watch_health(application, name, replica)
-            self._tasks.start(health, name=f"health of {replica_id}")
+            self._takes_requests(deployment, replica, now)
         self._touch(application.name)
+        return not error
 
-    async def _watch_health(
-        self, state: ApplicationState, name: str, replica: ReplicaProcess
+    def _takes_requests(
+        self, deployment: DeploymentState, replica: ReplicaProcess, now: float
     ) -> None:
-        """Asks a replica whether it is well, for as long as it serves."""
-        while (deployment := state.deployments.get(name)) is not None:
-            options = deployment.spec.options
-            if await replica.ends_within(options.health_check_period_s):
-                return
-            complaint = await replica.check_health(options.health_check_timeout_s)
-            if replica.seen.state is not ReplicaState.RUNNING:
-                return
-            self._note_check(state, deployment, replica, complaint)
+        self._become(replica, ReplicaState.RUNNING, now)
+        history = deployment.histories.get(replica.seen.version, History())
+        deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
+        self._actuator.watch_health(replica)
 
-    def _note_check(
-        self,
-        state: ApplicationState,
-        deployment: DeploymentState,
-        replica: ReplicaProcess,
-        complaint: str,
-    ) -> None:
+    def _become(self, replica: ReplicaProcess, state: ReplicaState, now: float) -> None:
+        replica.become(state, now)
+        self._news.replicas[replica.seen.replica_id] = replica.record
+
+    # What the actuator tells
+
+    def has_process(self, replica: ReplicaProcess) -> None:
+        self._news.replicas[replica.seen.replica_id] = replica.record
+        self._touch(replica.record.application)
+
+    def is_ready(self, replica: ReplicaProcess) -> None:
+        self.report(replica.seen.replica_id, "")
+
+    def has_ended(self, replica: ReplicaProcess, code: int | None) -> None:
+        state, name = self._replicas.pop(replica.seen.replica_id)
+        deployment = state.deployments[name]
+        if replica.seen.state is not ReplicaState.STOPPING:
+            served = replica.seen.state is ReplicaState.RUNNING
+            when = "while it served" if served else "before it was ready"
+            error = replica.error or f"the process ended{_exit_text(code)} {when}"
+            log.warning("%s (pid %s): %s", replica.seen.replica_id, replica.pid, error)
+            self._note_failure(deployment, replica, error, time.monotonic())
+        del deployment.replicas[replica.seen.replica_id]
+        self._news.replicas.pop(replica.seen.replica_id, None)
+        self._news.removed_replicas[replica.seen.replica_id] = None
+        self._touch(state.name)
+
+    def health_check_of(self, replica: ReplicaProcess) -> tuple[float, float] | None:
+        state, name = self._replicas.get(replica.seen.replica_id, (None, ""))
+        if state is None:
+            return None
+        options = state.deployments[name].spec.options
+        return options.health_check_period_s, options.health_check_timeout_s
+
+    def was_checked(self, replica: ReplicaProcess, complaint: str) -> None:
         replica.seen = plan.after_check(replica.seen, passed=not complaint)
         if not complaint:
             return
@@ -179,9 +247,39 @@ class Reconciler:
             "%s failed a health check, %s in a row: %s", replica, count, headline(complaint)
         )
         if plan.is_sick(replica.seen):
+            state, name = self._replicas[replica.seen.replica_id]
             error = f"check_health() failed {count} times in a row: {complaint}"
-            self._note_failure(deployment, replica, error, time.monotonic())
+            self._note_failure(state.deployments[name], replica, error, time.monotonic())
             self._touch(state.name)
+
+    def was_reconfigured(self, replica: ReplicaProcess, settings: Settings, error: str) -> None:
+        """One that refuses its settings gets those back that it had; one that refuses these too
+        is replaced."""
+        state, name = self._replicas.get(replica.seen.replica_id, (None, ""))
+        if state is None:
+            return
+        deployment = state.deployments[name]
+        if error and deployment.settings == settings:
+            log.warning("%s did not take its settings: %s", replica, headline(error))
+            if deployment.config_error or settings.user_config_json == deployment.previous_config:
+                replica.seen = replace(replica.seen, failed_checks=plan.MAX_FAILED_CHECKS)
+                self._note_failure(deployment, replica, error, time.monotonic())
+            else:
+                deployment.config_error = error
+        self._touch(state.name)
+
+    def _note_failure(
+        self, deployment: DeploymentState, replica: ReplicaProcess, error: str, now: float
+    ) -> None:
+        seen = replica.seen
+        if seen.version in deployment.specs:
+            deployment.histories[seen.version] = plan.after_failure(
+                deployment.histories.get(seen.version, History()),
+                started_at=seen.started_at,
+                was_ready=seen.state is ReplicaState.RUNNING,
+                error=error,
+                now=now,
+            )
 
     # The loop
 
@@ -208,6 +306,10 @@ class Reconciler:
     def _turn(self, now: float) -> None:
         due = {name for name, moment in self._alarms.items() if moment <= now}
         dirty, self._dirty = self._dirty | due, set()
+        try:
+            self._save_news()
+        except StoreError as error:  # kept for the next turn
+            log.error("%s", error)
         for name in dirty:
             self._alarms.pop(name, None)
             state = self._applications.get(name)
@@ -221,136 +323,177 @@ class Reconciler:
         if not self._applications:
             self._idle.set()
 
+    def _save_news(self) -> None:
+        if changes := self._news.changes():
+            self._store.commit(changes)
+            self._news = News()
+
     def _reconcile(self, state: ApplicationState, now: float) -> None:
-        self._take_steps(state, now)
-        if state.is_complete and state.serving is not state.record.spec:
-            state.complete()
-            self._take_steps(state, now)  # what only the one before it needed may go
+        try:
+            self._take_steps(state, now)
+            if state.is_complete and state.serving_generation != state.generation:
+                self._complete(state)
+                self._take_steps(state, now)  # what only the one before it needed may go
+            state.problem = ""
+        except StoreError as error:  # nothing that was to be done is begun
+            log.error("application %r: its next steps wait: %s", state.name, error)
+            state.problem = f"its next steps wait: {error}"
+            self._alarms[state.name] = now + _RETRY_AFTER_ERROR_S
         self._publish(state, now)
         self._note_status(state)
 
+    def _complete(self, state: ApplicationState) -> None:
+        self._store.commit(
+            Changes(
+                applications=(replace(state.record, serving_generation=state.generation),),
+                versions=(replace(state.version, worked=True),),
+            )
+        )
+        state.complete()
+
     def _take_steps(self, state: ApplicationState, now: float) -> None:
+        """Decides, commits, acts."""
         held = state.held
-        for name, deployment in list(state.deployments.items()):
-            steps = plan.compute(
+        plans = {
+            name: plan.compute(
                 deployment.target,
                 deployment.histories,
                 deployment.seen(),
                 now,
                 is_held=name in held,
             )
-            for start in steps.start:
-                self._start(state, name, start, now)
-            for stop in steps.stop:
-                self._stop(state, name, stop, now)
+            for name, deployment in state.deployments.items()
+        }
+        starting = [
+            self._new_replica(state, name, start, now)
+            for name, steps in plans.items()
+            for start in steps.start
+        ]
+        stopping = [
+            state.deployments[name].replicas[stop.replica_id]
+            for name, steps in plans.items()
+            for stop in steps.stop
+        ]
+        stopped = (replace(each.record, state=ReplicaState.STOPPING.value) for each in stopping)
+        self._commit(Changes(replicas=(*(each.record for each in starting), *stopped)))
+        for replica in starting:
+            self._start(state, replica)
+        for replica in stopping:
+            self._stop(replica, now)
+        self._look_after(state, plans)
+
+    def _commit(self, changes: Changes) -> None:
+        if changes:
+            self._store.commit(changes)
+
+    def _look_after(self, state: ApplicationState, plans: dict[str, Plan]) -> None:
+        """What is to be done beside starting and stopping."""
+        for name, steps in plans.items():
+            deployment = state.deployments[name]
             if steps.wake_at is not None:
                 self._alarms[state.name] = min(
                     steps.wake_at, self._alarms.get(state.name, math.inf)
                 )
             if deployment.target is not None:
-                self._reconfigure(state, deployment)
+                self._reconfigure(deployment)
+                self._note_given_up(state, name, deployment)
             elif not deployment.replicas:
                 del state.deployments[name]
 
     # Steps
 
-    def _start(self, state: ApplicationState, name: str, step: Start, now: float) -> None:
-        deployment = state.deployments[name]
+    def _new_replica(
+        self, state: ApplicationState, name: str, step: Start, now: float
+    ) -> ReplicaProcess:
         token = new_token()
         replica_id = f"{state.name}#{name}#{token}"
-        wanted = deployment.spec_to_start(step.version)
-        calls = frozenset(wanted.calls)
+        calls = frozenset(state.deployments[name].spec_to_start(step.version).calls)
         seen = Replica(replica_id, step.version, ReplicaState.STARTING, now, now, calls)
-        replica = ReplicaProcess(self._around, seen, token)
-        deployment.replicas[replica_id] = replica
-        self._replicas[replica_id] = (state, name)
-        application = state.record.spec
+        record = ReplicaRecord(replica_id, state.name, name, step.version, token, time.time())
+        log.debug("%s: starting (%s)", replica_id, step.reason)
+        return ReplicaProcess(self._around, record, seen)
+
+    def _start(self, state: ApplicationState, replica: ReplicaProcess) -> None:
+        name = replica.record.deployment
+        deployment = state.deployments[name]
+        self._hold(state, replica)
         spec = pb.ReplicaSpec(
             application=state.name,
-            replica_id=replica_id,
-            deployment=wanted,
-            is_ingress=name == application.ingress,
-            route_prefix=application.route_prefix,
+            replica_id=replica.seen.replica_id,
+            deployment=deployment.spec_to_start(replica.seen.version),
+            is_ingress=name == state.spec.ingress,
+            route_prefix=state.spec.route_prefix,
         )
-        log.debug("%s: starting (%s)", replica_id, step.reason)
-        self._tasks.start(self._life(state, name, replica, spec), name=f"run {replica_id}")
+        self._actuator.start(replica, spec)
 
-    async def _life(
-        self, state: ApplicationState, name: str, replica: ReplicaProcess, spec: pb.ReplicaSpec
-    ) -> None:
-        try:
-            code: int | None = await replica.run(spec)
-        except Exception as error:  # whatever it was, this replica is no more
-            code, replica.error = None, f"its process could not be started: {error}"
-        deployment = state.deployments[name]
-        now = time.monotonic()
-        if replica.seen.state is not ReplicaState.STOPPING:
-            served = replica.seen.state is ReplicaState.RUNNING
-            when = "while it served" if served else "before it was ready"
-            error_text = replica.error or f"the process ended with {_exit_text(code)} {when}"
-            log.warning("%s (pid %s): %s", replica.seen.replica_id, replica.pid, error_text)
-            self._note_failure(deployment, replica, error_text, now)
-        del deployment.replicas[replica.seen.replica_id]
-        del self._replicas[replica.seen.replica_id]
-        self._touch(state.name)
+    def _hold(self, state: ApplicationState, replica: ReplicaProcess) -> None:
+        state.deployments[replica.record.deployment].replicas[replica.seen.replica_id] = replica
+        self._replicas[replica.seen.replica_id] = (state, replica.record.deployment)
 
-    def _note_failure(
-        self, deployment: DeploymentState, replica: ReplicaProcess, error: str, now: float
-    ) -> None:
-        seen = replica.seen
-        if seen.version in deployment.specs:
-            deployment.histories[seen.version] = plan.after_failure(
-                deployment.histories.get(seen.version, History()),
-                started_at=seen.started_at,
-                was_ready=seen.state is ReplicaState.RUNNING,
-                error=error,
-                now=now,
-            )
-
-    def _stop(self, state: ApplicationState, name: str, step: Stop, now: float) -> None:
-        deployment = state.deployments[name]
-        replica = deployment.replicas[step.replica_id]
-        was_ready = replica.seen.state is ReplicaState.RUNNING
+    def _stop(self, replica: ReplicaProcess, now: float) -> None:
+        takes_requests = replica.seen.state is ReplicaState.RUNNING
         replica.become(ReplicaState.STOPPING, now)
-        log.debug("%s: stopping (%s)", step.replica_id, step.reason)
+        self._actuator.stop(replica, takes_requests=takes_requests)
 
-        async def unpublished() -> None:
-            # This turn's publishing, which has happened by now, leaves the replica out.
-            await self._publisher.confirmed(self._publisher.revision)
-
-        ending = replica.stop(unpublished) if was_ready else replica.end()
-        self._tasks.start(ending, name=f"stop {step.replica_id}")
-
-    def _reconfigure(self, state: ApplicationState, deployment: DeploymentState) -> None:
+    def _reconfigure(self, deployment: DeploymentState) -> None:
         assert deployment.target is not None
         wanted = deployment.settings
         for replica in deployment.ready:
             is_current = replica.seen.version == deployment.target.version
-            if is_current and replica.settings != wanted and not replica.is_reconfiguring:
-                replica.is_reconfiguring = True
-                self._tasks.start(
-                    self._tell(state, deployment, replica, wanted),
-                    name=f"reconfigure {replica.seen.replica_id}",
-                )
+            if is_current and replica.settings != wanted:
+                self._actuator.reconfigure(replica, wanted)
 
-    async def _tell(
-        self,
-        state: ApplicationState,
-        deployment: DeploymentState,
-        replica: ReplicaProcess,
-        settings: Settings,
+    def _note_given_up(
+        self, state: ApplicationState, name: str, deployment: DeploymentState
     ) -> None:
-        """Has a replica take over its settings. One that refuses gets those back that it had; one
-        that refuses these too is replaced."""
-        error = await replica.reconfigure(settings)
-        if error and deployment.settings == settings:
-            log.warning("%s did not take its settings: %s", replica, headline(error))
-            if deployment.config_error or settings.user_config_json == deployment.previous_config:
-                replica.seen = replace(replica.seen, failed_checks=plan.MAX_FAILED_CHECKS)
-                self._note_failure(deployment, replica, error, time.monotonic())
-            else:
-                deployment.config_error = error
-        self._touch(state.name)
+        """So that a controller that comes after this one does not try it all again."""
+        assert deployment.target is not None
+        version = state.version
+        if name not in version.errors and plan.has_failed(
+            deployment.target.version, deployment.histories
+        ):
+            error = deployment.histories[deployment.target.version].error
+            version = replace(version, errors={**version.errors, name: error})
+            state.versions[state.generation] = version
+            self._news.versions[state.name, state.generation] = version
+            self._wake.set()
+
+    # What another controller began
+
+    def recover(self, found: Found, recovered: Recovered) -> None:
+        """Takes over the applications of the store, and the replicas that were adopted. Called
+        once, before anything is published; afterwards the first turn has been taken."""
+        now = time.monotonic()
+        for loaded in found.applications:
+            state = self._applications[loaded.record.name] = found_application(loaded)
+            if state.broken:
+                log.error("application %r does not load: %s", state.name, state.broken)
+        for replica_id in recovered.gone:
+            self._news.removed_replicas[replica_id] = None
+        for replica in recovered.replicas:
+            self._take_over(replica, now)
+        self._dirty.update(self._applications)
+        self._turn(now)
+
+    def _take_over(self, replica: ReplicaProcess, now: float) -> None:
+        record = replica.record
+        state = self._applications.get(record.application)
+        if state is None:  # its application's record is gone before its own
+            state = self._applications[record.application] = ApplicationState(record.application)
+            nothing = pb.ApplicationSpec(name=record.application)
+            state.want(VersionRecord(nothing, 0, 0.0))
+            state.delete()
+        if record.deployment not in state.deployments:
+            spec = replica.spec.deployment
+            state.deployments[record.deployment] = DeploymentState(None, {record.version: spec})
+        deployment = state.deployments[record.deployment]
+        self._hold(state, replica)
+        self._news.replicas[record.replica_id] = record
+        self._actuator.watch(replica)
+        if replica.seen.state is ReplicaState.RUNNING:
+            self._takes_requests(deployment, replica, now)
+        elif replica.seen.state is ReplicaState.STOPPING:
+            self._actuator.stop(replica, takes_requests=True)
 
     # What others see
 
@@ -366,7 +509,7 @@ class Reconciler:
             for name, deployment in state.deployments.items()
         }
         revision = self._publisher.publish(state.name, route, deployments)
-        generation = state.record.generation
+        generation = state.generation
         if state.is_complete and state.confirming_generation != generation:
             state.confirming_generation = generation
             self._tasks.start(
@@ -375,13 +518,15 @@ class Reconciler:
 
     async def _confirm(self, state: ApplicationState, generation: int, revision: int) -> None:
         await self._publisher.confirmed(revision)
-        if state.record.generation == generation and not state.deleting:
+        if state.generation == generation and not state.deleting:
             state.confirmed_generation = generation
             self._touch(state.name)
 
     def _note_status(self, state: ApplicationState) -> None:
         if state.deleting and not state.deployments:
             del self._applications[state.name]
+            self._news.remove_application(state.name)
+            self._wake.set()
             self.statuses.pop(state.name, None)
             log.debug("application %r: deleted", state.name)
         else:
@@ -412,9 +557,25 @@ class Reconciler:
             replica.grace_s = max(0.0, replica.grace_s - spent_s)
         for state in list(self._applications.values()):
             if not state.deleting:
-                self._remove(state)
+                try:
+                    self._remove(state)
+                except StoreError as error:  # it may come back with the next cluster
+                    log.error("%s", error)
+                    state.delete()
+                    self._touch(state.name)
         self._wake.set()
         await self._idle.wait()
+        with contextlib.suppress(StoreError):
+            self._save_news()
+
+    async def aclose(self) -> None:
+        """Lets go of everything; replicas run on."""
+        await self._actuator.aclose()
+        await self._tasks.aclose()
+
+    async def all_ended(self) -> None:
+        """Returns when no replica is left. For replicas that end by themselves."""
+        await self._actuator.join()
 
     def kill(self) -> None:
         """Kills every replica, for when there is no time left."""
@@ -463,4 +624,6 @@ def _published(
 
 
 def _exit_text(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    if code is None:  # only its parent knows, which was another controller
+        return ""
+    return f" with signal {-code}" if code < 0 else f" with exit code {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from serving import lifeline
 from serving.controller.model import Replica, ReplicaState
+from serving.controller.store import ReplicaRecord
 from serving.engine.base import Engine, Process, ProcessSpec
 from serving.v1 import controller_pb2 as pb, replica_pb2, replica_pb2_grpc
 
@@ -64,10 +67,14 @@ def settings_of(options: pb.DeploymentOptions) -> Settings:
 
 
 class ReplicaProcess:
-    """A replica and its process. Its owner awaits `run`, and ends it with `stop` or `end`."""
+    """A replica and its process. Its owner starts or adopts it, awaits `wait`, and ends it with
+    `stop` or `end`."""
 
-    def __init__(self, around: Surroundings, seen: Replica, token: str) -> None:
+    def __init__(self, around: Surroundings, record: ReplicaRecord, seen: Replica) -> None:
+        self.record = record
         self.seen = seen
+        # What it was started with.
+        self.spec = pb.ReplicaSpec()
         self.pid = 0
         # Why it ended or could not start, as far as it told.
         self.error = ""
@@ -78,9 +85,9 @@ class ReplicaProcess:
         self.grace_s = 0.0
 
         self._around = around
-        self._socket = f"unix:{around.state_dir}/r-{token}.sock"
-        self._control_socket = f"unix:{around.state_dir}/c-{token}.sock"
-        self._spec_path = around.state_dir / f"{token}.replica"
+        self._socket = f"unix:{around.state_dir}/r-{record.token}.sock"
+        self._control_socket = f"unix:{around.state_dir}/c-{record.token}.sock"
+        self._spec_path = around.state_dir / f"{record.token}.replica"
         self._process: Process | None = None
         self._exited = asyncio.Event()
         self._stopping = False
@@ -94,24 +101,52 @@ class ReplicaProcess:
 
     def become(self, state: ReplicaState, now: float) -> None:
         self.seen = replace(self.seen, state=state, since=now)
+        self.record = replace(self.record, state=state.value)
 
-    async def run(self, spec: pb.ReplicaSpec) -> int:
-        """Starts the process, waits for its end and returns its exit code."""
+    async def start(self, spec: pb.ReplicaSpec) -> None:
+        """Starts its process. Raises OSError where that is impossible."""
         spec.address = self._socket
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
+        self.spec = spec
         self.settings = settings_of(spec.deployment.options)
         self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
-        try:
-            await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
-            self._process = await self._around.engine.start(self._process_spec(spec.deployment))
-            self.pid = self._process.pid
-            if self._stopping:
-                self._process.kill()
-            return await self._process.wait()
-        finally:
-            self._exited.set()
-            self._remove_files()
+        await asyncio.to_thread(self._spec_path.write_bytes, spec.SerializeToString())
+        self._hold(await self._around.engine.start(self._process_spec(spec.deployment)))
+        if self._stopping:
+            self.kill()
+
+    def adopt(self) -> bool:
+        """Takes over the process that another controller started; False where it has ended."""
+        engine, identity = self._around.engine, self.record.process
+        process = engine.adopt(identity) if identity else engine.find(self._bare_process_spec())
+        if process is None:
+            return False
+        self._hold(process)
+        with contextlib.suppress(OSError, DecodeError):  # nothing but limits is lost with it
+            self.spec = pb.ReplicaSpec.FromString(self._spec_path.read_bytes())
+        deployment = self.spec.deployment
+        self.seen = replace(self.seen, calls=frozenset(deployment.calls))
+        self.settings = self.settings or settings_of(deployment.options)
+        self.grace_s = deployment.options.graceful_shutdown_timeout_s
+        return True
+
+    def _hold(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.record = replace(self.record, process=process.identity)
+
+    async def wait(self) -> int | None:
+        """Waits for the end of its process and returns the exit code, if that can be known."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    def has_ended(self) -> None:
+        """To be called when its process has ended, or could not be started."""
+        self._exited.set()
+        self._spec_path.unlink(missing_ok=True)
+        for address in (self._socket, self._control_socket):
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
     def _process_spec(self, deployment: pb.DeploymentSpec) -> ProcessSpec:
         resources = json.loads(deployment.options.ray_actor_options_json or "{}")
@@ -120,17 +155,10 @@ class ReplicaProcess:
         fd = lifeline.inherited_fd()
         if fd is not None:
             env[lifeline.FD_VARIABLE] = str(fd)
-        return ProcessSpec(
-            "serving.replica",
-            args=(str(self._spec_path),),
-            env=env,
-            pass_fds=() if fd is None else (fd,),
-        )
+        return replace(self._bare_process_spec(), env=env, pass_fds=() if fd is None else (fd,))
 
-    def _remove_files(self) -> None:
-        self._spec_path.unlink(missing_ok=True)
-        for address in (self._socket, self._control_socket):
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+    def _bare_process_spec(self) -> ProcessSpec:
+        return ProcessSpec("serving.replica", (str(self._spec_path),))
 
     async def stop(self, unpublished: Callable[[], Awaitable[None]]) -> None:
         """Ends a replica that took requests, once these are done.
@@ -178,6 +206,16 @@ class ReplicaProcess:
         except grpc.aio.AioRpcError:
             return 0
         return int(answer.ongoing)
+
+    async def describe(self, timeout_s: float) -> replica_pb2.DescribeResponse | None:
+        """What it says that it is; None where it does not answer."""
+        try:
+            answer = await self._control("Describe", replica_pb2.DescribeRequest(), timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+        assert isinstance(answer, replica_pb2.DescribeResponse)
+        self.settings = Settings(answer.max_ongoing_requests, answer.user_config_json)
+        return answer
 
     async def reconfigure(self, settings: Settings) -> str:
         """Takes over what needs no new process; gives what went wrong, or nothing."""

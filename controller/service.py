@@ -11,6 +11,7 @@ import grpc
 
 from serving.controller.publisher import Publisher, Watcher
 from serving.controller.reconciler import ConflictError, Reconciler
+from serving.controller.store import StoreError
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 log = logging.getLogger("serving.controller")
@@ -42,10 +43,16 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
             generation = self._reconciler.deploy(request.application)
         except ConflictError as error:
             await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
+        except StoreError as error:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DeployResponse(generation=generation)
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
-        return pb.DeleteResponse(existed=self._reconciler.delete(request.application))
+        try:
+            existed = self._reconciler.delete(request.application)
+        except StoreError as error:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return pb.DeleteResponse(existed=existed)
 
     async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.ServeStatus:
         return self._status()
@@ -103,8 +110,8 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
     async def ReportReplica(
         self, request: pb.ReplicaReport, context: Any
     ) -> pb.ReplicaReportResponse:
-        self._reconciler.report(request.replica_id, request.error)
-        return pb.ReplicaReportResponse()
+        wanted = self._reconciler.report(request.replica_id, request.error)
+        return pb.ReplicaReportResponse(unwanted=not wanted)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:
         self._on_shutdown()

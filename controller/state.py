@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from serving.controller import plan
 from serving.controller.model import History, Replica, ReplicaState, Target
 from serving.controller.replica import ReplicaProcess, Settings, settings_of
-from serving.controller.store import ApplicationRecord
+from serving.controller.store import ApplicationRecord, LoadedApplication, VersionRecord
 from serving.v1 import controller_pb2 as pb
+
+KEPT_VERSIONS = 10
+"""Versions of an application that can be returned to."""
 
 
 @dataclass
@@ -85,47 +88,75 @@ class DeploymentState:
 
 @dataclass
 class ApplicationState:
-    """One application. `record` is what is wanted, `serving` what was wanted when all was ready."""
+    """One application: what is wanted of it, and what was wanted when all was ready last."""
 
-    record: ApplicationRecord
-    serving: pb.ApplicationSpec | None = None
+    name: str
+    # By generation: the wanted one, that which serves, and what can be returned to.
+    versions: dict[int, VersionRecord] = field(default_factory=dict)
+    # Of the version that is wanted.
+    generation: int = 0
+    # Of the version that was complete last; 0: none.
+    serving_generation: int = 0
     deployments: dict[str, DeploymentState] = field(default_factory=dict)
     deleting: bool = False
+    # Why its record could not be read; then nothing else is known of it.
+    broken: str = ""
+    # Why its next steps have to wait.
+    problem: str = ""
     # The generation of which every proxy knows that it is complete; and that of which we wait for
     # them to confirm it.
     confirmed_generation: int = 0
+    confirming_generation: int = 0
     # What its end waits for, in words.
     waits_for: str = ""
-    confirming_generation: int = 0
 
     @property
-    def name(self) -> str:
-        return self.record.spec.name
+    def version(self) -> VersionRecord:
+        """What is wanted."""
+        return self.versions[self.generation]
+
+    @property
+    def spec(self) -> pb.ApplicationSpec:
+        """What is wanted."""
+        return self.version.spec
+
+    @property
+    def serving(self) -> pb.ApplicationSpec | None:
+        """What was wanted when all was ready last."""
+        version = self.versions.get(self.serving_generation)
+        return version.spec if version is not None else None
+
+    @property
+    def record(self) -> ApplicationRecord:
+        """What the store keeps of it, beside its versions."""
+        return ApplicationRecord(self.name, self.generation, self.serving_generation, self.deleting)
 
     @property
     def has_failed(self) -> bool:
-        return any(deployment.has_failed for deployment in self.wanted)
+        return bool(self.broken) or any(deployment.has_failed for deployment in self.wanted)
 
     @property
     def is_complete(self) -> bool:
-        return not self.deleting and all(deployment.is_complete for deployment in self.wanted)
+        return not (self.deleting or self.broken) and all(
+            deployment.is_complete for deployment in self.wanted
+        )
 
     @property
     def route_prefixes(self) -> set[str]:
         """Those that it has, or is to have."""
-        return {spec.route_prefix for spec in (self.record.spec, self.serving) if spec}
+        return {spec.route_prefix for spec in (self.spec, self.serving) if spec}
 
     @property
     def wanted(self) -> list[DeploymentState]:
         """The deployments that the newest specification names."""
-        return [self.deployments[spec.name] for spec in self.record.spec.deployments]
+        return [self.deployments[spec.name] for spec in self.spec.deployments]
 
     @property
     def routed(self) -> pb.ApplicationSpec | None:
         """Whose route is published: what serves, until the new one is complete."""
-        if self.deleting:
+        if self.deleting or self.broken:
             return None
-        return self.serving if self.serving is not None else self.record.spec
+        return self.serving if self.serving is not None else self.spec
 
     @property
     def held(self) -> set[str]:
@@ -137,11 +168,21 @@ class ApplicationState:
             }
         )
 
-    def want(self, record: ApplicationRecord) -> None:
+    @property
+    def outlived(self) -> list[int]:
+        """The generations that are too old to be kept beside a new one."""
+        old = sorted(self.versions.keys() - {self.serving_generation, self.generation})
+        return old[: max(0, len(old) + 1 - KEPT_VERSIONS)]
+
+    def want(self, version: VersionRecord) -> None:
         """Takes over a new specification."""
-        self.record = record
+        for generation in self.outlived:
+            del self.versions[generation]
+        self.versions[version.generation] = version
+        self.generation = version.generation
         self.deleting = False
-        for spec in record.spec.deployments:
+        self.broken = ""
+        for spec in version.spec.deployments:
             state = self.deployments.get(spec.name)
             if state is None or state.target is None:
                 replicas = state.replicas if state else {}
@@ -153,7 +194,8 @@ class ApplicationState:
 
     def complete(self) -> None:
         """Everything wanted is ready: what served before is not needed any more."""
-        self.serving = self.record.spec
+        self.serving_generation = self.generation
+        self.versions[self.generation] = replace(self.version, worked=True)
         for state in self.wanted:
             assert state.target is not None
             version = state.target.version
@@ -166,15 +208,40 @@ class ApplicationState:
     def delete(self) -> None:
         self.deleting = True
         self.waits_for = ""
-        self.serving = None
+        self.serving_generation = 0
         for state in self.deployments.values():
             state.target = None
 
     def _drop_unwanted(self) -> None:
-        wanted = {spec.name for spec in self.record.spec.deployments}
+        wanted = {spec.name for spec in self.spec.deployments}
         for name, state in self.deployments.items():
             if name not in wanted:
                 state.target = None
+
+
+def found_application(found: LoadedApplication) -> ApplicationState:
+    """An application as the controller before this one left it, without its replicas."""
+    record = found.record
+    state = ApplicationState(record.name)
+    if found.broken:
+        nothing = VersionRecord(pb.ApplicationSpec(name=record.name), record.generation, 0.0)
+        state.want(nothing)
+        state.broken = found.broken
+        return state
+    versions = {version.generation: version for version in found.versions}
+    if (serving := versions.get(record.serving_generation)) is not None:
+        state.want(serving)
+        state.complete()
+    if record.generation != record.serving_generation:
+        state.want(versions[record.generation])
+    state.versions = versions
+    for name, error in state.version.errors.items():
+        if (deployment := state.deployments.get(name)) is not None and deployment.target:
+            given_up = History(failures=plan.MAX_FAILED_STARTS, error=error)
+            deployment.histories[deployment.target.version] = given_up
+    if record.deleting:
+        state.delete()
+    return state
 
 
 def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:

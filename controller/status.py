@@ -12,19 +12,19 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
     """The status of an application."""
     deployments = [
         deployment_status(spec.name, state.deployments[spec.name], state)
-        for spec in state.record.spec.deployments
+        for spec in state.spec.deployments
         if spec.name in state.deployments  # while it is deleted, they go one after another
     ]
     word, message = _application_word(state, deployments)
     return pb.ApplicationStatus(
         name=state.name,
-        route_prefix=state.record.spec.route_prefix,
+        route_prefix=state.spec.route_prefix,
         status=word,
         message=message,
         deployments=deployments,
-        last_deployed_time_s=state.record.deployed_at,
-        generation=state.record.generation,
-        ingress=state.record.spec.ingress,
+        last_deployed_time_s=state.version.deployed_at,
+        generation=state.generation,
+        ingress=state.spec.ingress,
     )
 
 
@@ -36,14 +36,18 @@ def _application_word(
         for deployment in deployments
         if deployment.message
     )
+    if state.problem:
+        messages = f"{state.problem}\n{messages}".rstrip()
     # First match wins.
     if state.deleting:
         return "DELETING", state.waits_for
+    if state.broken:
+        return "DEPLOY_FAILED", f"its record does not load: {state.broken}; deploy it again"
     if state.has_failed:
         return ("UPDATE_FAILED" if state.serving is not None else "DEPLOY_FAILED"), messages
     if any(deployment.status == "UNHEALTHY" for deployment in deployments):
         return "UNHEALTHY", messages
-    if state.confirmed_generation != state.record.generation:
+    if state.confirmed_generation != state.generation:
         return "DEPLOYING", messages
     if any(deployment.target is not None and not deployment.ready for deployment in state.wanted):
         return "UNHEALTHY", messages

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
+from serving import cluster
 from serving.exceptions import ApplicationConflictError, ClusterError, DeploymentFailedError
 from serving.interrupts import uninterrupted
 from serving.v1 import controller_pb2 as pb
 from serving.v1.controller_pb2_grpc import ControllerStub
 
 _CALL_TIMEOUT_S = 30.0
+# A controller that died is started again: it is called anew for as long as a call may take.
+_RETRY_AFTER_S = 0.1
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -51,7 +55,7 @@ class Client:
         """Sets the target of an application; returns its generation."""
         with self._errors():
             request = pb.DeployRequest(application=spec)
-            response: pb.DeployResponse = self._stub.Deploy(request, timeout=_CALL_TIMEOUT_S)
+            response: pb.DeployResponse = self._call(self._stub.Deploy, request)
             return response.generation
 
     def progress(self, name: str, generation: int) -> Iterator[pb.ApplicationStatus]:
@@ -62,7 +66,7 @@ class Client:
         """
         seen = False
         with self._errors():
-            for status in self._stub.WatchStatus(pb.StatusRequest()):
+            for status in self._statuses():
                 found = _named(status, name)
                 if found is not None and found.generation >= generation:
                     seen = True
@@ -77,9 +81,7 @@ class Client:
 
     def status(self) -> pb.ServeStatus:
         with self._errors():
-            status: pb.ServeStatus = self._stub.GetStatus(
-                pb.StatusRequest(), timeout=_CALL_TIMEOUT_S
-            )
+            status: pb.ServeStatus = self._call(self._stub.GetStatus, pb.StatusRequest())
             return status
 
     def generation(self, name: str) -> int | None:
@@ -95,8 +97,8 @@ class Client:
         said = ""
         with self._errors():
             request = pb.DeleteRequest(application=name)
-            response: pb.DeleteResponse = self._stub.Delete(request, timeout=_CALL_TIMEOUT_S)
-            for status in self._stub.WatchStatus(pb.StatusRequest()):
+            response: pb.DeleteResponse = self._call(self._stub.Delete, request)
+            for status in self._statuses():
                 found = _named(status, name)
                 if found is None or found.status != "DELETING":
                     break
@@ -109,14 +111,43 @@ class Client:
         """Asks the cluster to end and waits until the controller is gone."""
         with self._errors():
             changes = self._stub.WatchStatus(pb.StatusRequest())
-            self._stub.Shutdown(pb.ShutdownRequest(), timeout=_CALL_TIMEOUT_S)
-        self.wait_for_end(changes)
-
-    def wait_for_end(self, changes: Iterator[pb.ServeStatus] | None = None) -> None:
-        """Returns once the controller is gone."""
+            self._call(self._stub.Shutdown, pb.ShutdownRequest())
         with contextlib.suppress(grpc.RpcError):
-            for _ in changes or self._stub.WatchStatus(pb.StatusRequest()):
+            for _ in changes:
                 pass
+
+    def wait_for_end(self) -> None:
+        """Returns once the cluster has ended."""
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self._statuses():
+                pass
+
+    def _call(self, method: Callable[..., Any], request: object) -> Any:
+        """Calls the controller, again where it is away. What is called is harmless twice."""
+        deadline = time.monotonic() + _CALL_TIMEOUT_S
+        while True:
+            try:
+                return method(request, timeout=max(0.0, deadline - time.monotonic()))
+            except grpc.RpcError as error:
+                self._raise_unless_away(error, deadline)
+
+    def _statuses(self) -> Iterator[pb.ServeStatus]:
+        """The status now, and again whenever it changes, whichever controller tells it."""
+        deadline = time.monotonic() + _CALL_TIMEOUT_S
+        while True:
+            try:
+                for status in self._stub.WatchStatus(pb.StatusRequest()):
+                    yield status
+                    deadline = time.monotonic() + _CALL_TIMEOUT_S
+            except grpc.RpcError as error:
+                self._raise_unless_away(error, deadline)
+
+    def _raise_unless_away(self, error: grpc.RpcError, deadline: float) -> None:
+        """Returns after a moment where the controller is about to come back."""
+        is_away = error.code() is grpc.StatusCode.UNAVAILABLE and cluster.runs(self._address)
+        if not is_away or time.monotonic() > deadline:
+            raise error
+        time.sleep(_RETRY_AFTER_S)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -132,6 +163,10 @@ class Client:
             raise ClusterError(
                 f"the cluster at {self._address} does not answer: {details}"
             ) from error
+
+
+def _is_away(error: grpc.RpcError) -> bool:
+    return bool(error.code() is grpc.StatusCode.UNAVAILABLE)
 
 
 def _named(status: pb.ServeStatus, name: str) -> pb.ApplicationStatus | None:

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import tempfile
@@ -52,7 +51,7 @@ def find() -> str | None:
     if address := os.environ.get(ADDRESS_VARIABLE):
         if address.startswith("/"):
             address = f"unix:{address}/controller.sock"
-        if address.startswith("unix:") and not _answers(address):
+        if not runs(address):
             raise ClusterError(f"no cluster at {address}, which {ADDRESS_VARIABLE} names")
         return address
     try:
@@ -60,7 +59,7 @@ def find() -> str | None:
     except (OSError, ValueError):
         return None
     address = str(cluster["controller"])
-    return address if _answers(address) else None
+    return address if runs(address) else None
 
 
 def wait_until_gone(address: str) -> None:
@@ -68,18 +67,27 @@ def wait_until_gone(address: str) -> None:
 
     To be called when the controller is gone: then the supervisor ends what is left within seconds.
     """
-    folder = Path(address.removeprefix("unix:")).parent
-    with contextlib.suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as lock:
+    with contextlib.suppress(FileNotFoundError), (_folder(address) / LOCK_FILE).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
 
 
-def _answers(address: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(address.removeprefix("unix:"))
-        except OSError:
-            return False
-    return True
+def _folder(address: str) -> Path:
+    return Path(address.removeprefix("unix:")).parent
+
+
+def runs(address: str) -> bool:
+    """Whether a cluster's supervisor runs, though its controller may be away and be started again;
+    of one on another machine nothing is known."""
+    if not address.startswith("unix:"):
+        return True
+    try:
+        with (_folder(address) / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 class OwnCluster:

@@ -1,8 +1,9 @@
 """The supervisor process: `python -m serving.supervisor`.
 
 It owns what must outlive a crash of the others: the HTTP sockets, the state folder and the write
-end of the lifeline. It starts the controller and the proxies, restarts a proxy that dies (whose
-connections meanwhile wait in the socket's backlog), and ends everything in order.
+end of the lifeline. It starts the controller and the proxies, restarts one that dies (a proxy's
+connections meanwhile wait in the socket's backlog, and a controller's replicas serve on), and ends
+everything in order. Replicas that a dead controller leaves become its children, to be reaped.
 
 Only the standard library is imported here: this process is the first thing that `serving.run`
 waits for, and stays for as long as the cluster does.
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -27,6 +30,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,8 @@ _QUICK_END_S = 0.3
 _ORPHANED_GRACE_S = 1.2
 _STABLE_AFTER_S = 10.0
 _MAX_RESTART_DELAY_S = 5.0
+_REAP_AGAIN_S = 0.1
+_PR_SET_CHILD_SUBREAPER = 36
 
 log = logging.getLogger("serving.supervisor")
 
@@ -85,6 +91,9 @@ class Supervisor:
         self._engine = LocalEngine()
         self._controller: Process | None = None
         self._proxies: dict[int, Process] = {}
+        # Those that are asyncio's to reap.
+        self._children: set[int] = set()
+        self._spawning = 0
 
         # Why to end
         self._stop = asyncio.Event()
@@ -139,6 +148,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        if _adopt_orphans():
+            loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
         lifeline.watch(lambda: loop.call_soon_threadsafe(self._on_owner_gone), kill_after_s=1.6)
 
     def _on_signal(self) -> None:
@@ -148,6 +159,16 @@ class Supervisor:
             log.warning("told to end again: killing what is left")
             self._cut_lifeline()
             self._kill_all()
+
+    def _reap_orphans(self) -> None:
+        """Frees what is left of replicas whose controller died before them. Our own children are
+        asyncio's to reap: one that has ended hides the orphans behind it for a moment."""
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if self._spawning or ended.si_pid in self._children:
+                    asyncio.get_running_loop().call_later(_REAP_AGAIN_S, self._reap_orphans)
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _on_owner_gone(self) -> None:
         self._orphaned = True
@@ -174,9 +195,13 @@ class Supervisor:
         """Starts everything at once; returns the task that tells when it is ready."""
         controller = asyncio.Event()
         proxies = [asyncio.Event() for _ in self._sockets]
-        tasks.create_task(self._run_controller(controller), name="controller")
+        tasks.create_task(
+            self._keep("the controller", self._start_controller, controller), name="controller"
+        )
         for index, ready in enumerate(proxies):
-            tasks.create_task(self._keep_proxy(index, ready), name=f"proxy-{index}")
+            name = f"proxy-{index}"
+            start = functools.partial(self._start_proxy, index)
+            tasks.create_task(self._keep(name, start, ready), name=name)
         return tasks.create_task(self._announce(controller, proxies), name="announce")
 
     async def _announce(self, controller: asyncio.Event, proxies: list[asyncio.Event]) -> None:
@@ -186,38 +211,19 @@ class Supervisor:
             await proxy.wait()
         self._publish()
 
-    async def _run_controller(self, ready: asyncio.Event) -> None:
-        """Runs the controller; the cluster ends where it does."""
-        settings = {
-            "address": self.controller_address,
-            "state_dir": str(self.state_dir),
-            "supervisor_pid": os.getpid(),
-            "http_host": self._http["host"],
-            "http_port": self._http["port"],
-            "https": self._http["ssl_certfile"] is not None,
-            "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
-            "logging": self._logging,
-        }
-        self._controller, told = await self._spawn(
-            "serving.controller", "SERVING_CONTROLLER_CONFIG", settings
-        )
-        await _until_ready("the controller", self._controller, told)
-        ready.set()
-        code = await self._controller.wait()
-        if not self._stop.is_set():
-            log.error("the controller ended with code %s: ending the cluster", code)
-            self._failed = True
-            self._stop.set()
-
-    async def _keep_proxy(self, index: int, ready: asyncio.Event) -> None:
-        """Runs a proxy, and runs it again whenever it ends."""
+    async def _keep(
+        self, name: str, start: Callable[[], Awaitable[Process]], ready: asyncio.Event
+    ) -> None:
+        """Runs a process, and runs it again whenever it ends. Raises StartError where its first
+        start fails."""
         failures = 0
         while not self._stop.is_set():
             started = time.monotonic()
             try:
-                process = await self._start_proxy(index)
+                process = await start()
                 ready.set()
-                problem = f"proxy-{index} ended with code {await process.wait()}"
+                problem = f"{name} ended with code {await process.wait()}"
+                self._children.discard(process.pid)
             except StartError as error:
                 if not ready.is_set():
                     raise
@@ -233,6 +239,24 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
+
+    async def _start_controller(self) -> Process:
+        settings = {
+            "address": self.controller_address,
+            "state_dir": str(self.state_dir),
+            "supervisor_pid": os.getpid(),
+            "http_host": self._http["host"],
+            "http_port": self._http["port"],
+            "https": self._http["ssl_certfile"] is not None,
+            "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
+            "logging": self._logging,
+        }
+        process, told = await self._spawn(
+            "serving.controller", "SERVING_CONTROLLER_CONFIG", settings
+        )
+        self._controller = process
+        await _until_ready("the controller", process, told)
+        return process
 
     async def _start_proxy(self, index: int) -> Process:
         fd = self._sockets[index].fileno()
@@ -260,12 +284,16 @@ class Supervisor:
             lifeline.FD_VARIABLE: str(self._lifeline_read),
         }
         spec = ProcessSpec(module, env=env, pass_fds=(self._lifeline_read, write, *fds))
+        self._spawning += 1
         try:
-            return await self._engine.start(spec), read
+            process = await self._engine.start(spec)
+            self._children.add(process.pid)
+            return process, read
         except BaseException:
             os.close(read)
             raise
         finally:
+            self._spawning -= 1
             os.close(write)
 
     def _publish(self) -> None:
@@ -336,6 +364,11 @@ class Supervisor:
             shutil.rmtree(self.state_dir, ignore_errors=True)
         elif self._lock_fd >= 0:
             (self.state_dir / CLUSTER_FILE).unlink(missing_ok=True)
+
+
+def _adopt_orphans() -> bool:
+    """Makes this process the parent of those below it whose own parent dies, see prctl(2)."""
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 async def _until_ready(name: str, process: Process, told: int) -> None:

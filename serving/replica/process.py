@@ -24,13 +24,15 @@ from serving.replica.hooks import user_traceback
 from serving.replica.replica import Replica, UserCode
 from serving.replica.service import DataService
 from serving.replica.watchdog import Watchdog
-from serving.v1.controller_pb2 import ReplicaReport, ReplicaSpec
+from serving.v1.controller_pb2 import ReplicaReport, ReplicaReportResponse, ReplicaSpec
 from serving.v1.controller_pb2_grpc import ControllerStub
+from serving.v1.replica_pb2 import DescribeResponse
 from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
 
 logger = logging.getLogger("serving.replica")
 
-REPORT_TIMEOUT_S = 10.0
+REPORT_TIMEOUT_S = 60.0
+"""The controller may be starting anew meanwhile."""
 LAST_WORDS_S = 1.0
 """What the ends of cancelled requests have to reach their callers, beyond the grace."""
 
@@ -47,6 +49,10 @@ class ReplicaProcess:
         # What the control server's threads wait for.
         self._asked: set[concurrent.futures.Future[str]] = set()
         self._drain_grace_s: asyncio.Future[float] = self._loop.create_future()
+        # What the controller is told of it.
+        self._state = DescribeResponse.STARTING
+        self._max_ongoing = spec.deployment.options.max_ongoing_requests
+        self._user_config_json = spec.deployment.options.user_config_json
 
     async def run(self) -> int:
         """Serves until it is drained; gives the process's exit code."""
@@ -72,6 +78,15 @@ class ReplicaProcess:
     @property
     def loop_lag_s(self) -> float:
         return self._watchdog.lag_s
+
+    def describe(self) -> DescribeResponse:
+        """What it is, and what it runs with."""
+        return DescribeResponse(
+            replica_id=self._spec.replica_id,
+            state=self._state,
+            max_ongoing_requests=self._max_ongoing,
+            user_config_json=self._user_config_json,
+        )
 
     def resize(self, max_ongoing_requests: int) -> None:
         self._loop.call_soon_threadsafe(self._resize, max_ongoing_requests)
@@ -129,8 +144,11 @@ class ReplicaProcess:
         self._watchdog.start()
         settle_gc()
         try:
-            await self._report("")
+            self._state = DescribeResponse.READY
+            if await self._report(""):
+                self._set_drain(0.0)
             grace_s = await self._drain_grace_s
+            self._state = DescribeResponse.DRAINING
             deadline = self._loop.time() + grace_s
             await self._replica.drain(grace_s)
             # Answers that are done may still be on their way to slow readers.
@@ -151,19 +169,25 @@ class ReplicaProcess:
         except Exception as error:
             logger.exception("reconfigure() of the deployment failed")
             return user_traceback(error)
+        self._user_config_json = user_config_json
         return ""
 
-    async def _report(self, error: str) -> None:
-        """Tells the controller, which tells those who deployed it, and the log."""
+    async def _report(self, error: str) -> bool:
+        """Tells the controller, which tells those who deployed it, and the log. Gives whether it
+        is not wanted."""
         spec = self._spec
         report = ReplicaReport(replica_id=spec.replica_id, pid=os.getpid(), error=error)
         async with grpc.aio.insecure_channel(
             spec.controller_address, options=channel_options()
         ) as channel:
             stub = ControllerStub(channel)
-            await stub.ReportReplica(report, wait_for_ready=True, timeout=REPORT_TIMEOUT_S)
+            response: ReplicaReportResponse = await stub.ReportReplica(
+                report, wait_for_ready=True, timeout=REPORT_TIMEOUT_S
+            )
+            return response.unwanted
 
     def _resize(self, max_ongoing: int) -> None:
+        self._max_ongoing = max_ongoing
         anyio.to_thread.current_default_thread_limiter().total_tokens = max_ongoing
         if self._replica.runner is not None:
             self._replica.runner.resize(max_ongoing)

@@ -243,8 +243,10 @@ class ReplicaReport(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., pid: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ReplicaReportResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("unwanted",)
+    UNWANTED_FIELD_NUMBER: _ClassVar[int]
+    unwanted: bool
+    def __init__(self, unwanted: bool = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
     __slots__ = ()

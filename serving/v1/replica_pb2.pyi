@@ -1,5 +1,6 @@
 from serving.v1 import frames_pb2 as _frames_pb2
 from serving.v1 import http_pb2 as _http_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -38,6 +39,30 @@ class HealthResponse(_message.Message):
     loop_lag_s: float
     unhealthy: str
     def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ..., unhealthy: _Optional[str] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeResponse(_message.Message):
+    __slots__ = ("replica_id", "state", "max_ongoing_requests", "user_config_json")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STARTING: _ClassVar[DescribeResponse.State]
+        READY: _ClassVar[DescribeResponse.State]
+        DRAINING: _ClassVar[DescribeResponse.State]
+    STARTING: DescribeResponse.State
+    READY: DescribeResponse.State
+    DRAINING: DescribeResponse.State
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    USER_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    state: DescribeResponse.State
+    max_ongoing_requests: int
+    user_config_json: str
+    def __init__(self, replica_id: _Optional[str] = ..., state: _Optional[_Union[DescribeResponse.State, str]] = ..., max_ongoing_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ...) -> None: ...
 
 class ReconfigureRequest(_message.Message):
     __slots__ = ("max_ongoing_requests", "user_config_json")

@@ -168,6 +168,11 @@ class ReplicaControlStub(object):
                 request_serializer=serving_dot_v1_dot_replica__pb2.HealthRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_replica__pb2.HealthResponse.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/serving.v1.ReplicaControl/Describe',
+                request_serializer=serving_dot_v1_dot_replica__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_replica__pb2.DescribeResponse.FromString,
+                _registered_method=True)
         self.Reconfigure = channel.unary_unary(
                 '/serving.v1.ReplicaControl/Reconfigure',
                 request_serializer=serving_dot_v1_dot_replica__pb2.ReconfigureRequest.SerializeToString,
@@ -192,6 +197,13 @@ class ReplicaControlServicer(object):
 
     def Health(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
+        """What the replica is and runs with, for a controller that did not start it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -224,6 +236,11 @@ def add_ReplicaControlServicer_to_server(servicer, server):
                     servicer.Health,
                     request_deserializer=serving_dot_v1_dot_replica__pb2.HealthRequest.FromString,
                     response_serializer=serving_dot_v1_dot_replica__pb2.HealthResponse.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=serving_dot_v1_dot_replica__pb2.DescribeRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_replica__pb2.DescribeResponse.SerializeToString,
             ),
             'Reconfigure': grpc.unary_unary_rpc_method_handler(
                     servicer.Reconfigure,
@@ -270,6 +287,33 @@ class ReplicaControl(object):
             '/serving.v1.ReplicaControl/Health',
             serving_dot_v1_dot_replica__pb2.HealthRequest.SerializeToString,
             serving_dot_v1_dot_replica__pb2.HealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serving.v1.ReplicaControl/Describe',
+            serving_dot_v1_dot_replica__pb2.DescribeRequest.SerializeToString,
+            serving_dot_v1_dot_replica__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -314,17 +314,6 @@ def test_supervisor_that_is_killed_takes_all_along(cluster: None) -> None:
     assert not still_running(started, within_s=GONE_WITHIN_S)
 
 
-def test_controller_that_is_killed_ends_the_cluster(cluster: None) -> None:
-    serving.run(hello.bind())
-    started = descendants(os.getpid())
-
-    named("controller").kill()
-
-    assert not still_running(started, within_s=2 * GONE_WITHIN_S)
-    serving.run(hello.bind())
-    assert get().text == "hello"
-
-
 # Failing to start
 
 

@@ -26,7 +26,7 @@ async def next_update(publisher: Publisher, watcher: Watcher) -> pb.WatchUpdate:
 
 
 async def test_first_update_is_a_snapshot_even_of_nothing() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy") as watcher:
         update = await next_update(publisher, watcher)
 
@@ -37,7 +37,7 @@ async def test_first_update_is_a_snapshot_even_of_nothing() -> None:
 
 
 async def test_later_updates_hold_what_changed_alone() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     same, old, new = deployment("same", "s"), deployment("A", "a1"), deployment("A", "a2")
     publisher.publish("app", route("/"), {"same": same, "A": old})
     with publisher.watching("proxy") as watcher:
@@ -53,7 +53,7 @@ async def test_later_updates_hold_what_changed_alone() -> None:
 
 
 async def test_removed_deployment_and_route_are_told() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     publisher.publish("app", route("/"), {"A": deployment("A", "a")})
     publisher.publish("other", route("/other"), {})
     with publisher.watching("proxy") as watcher:
@@ -67,7 +67,7 @@ async def test_removed_deployment_and_route_are_told() -> None:
 
 
 async def test_slow_watcher_gets_all_it_missed_in_one_update() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy") as watcher:
         await next_update(publisher, watcher)
         for index in range(1000):
@@ -81,7 +81,7 @@ async def test_slow_watcher_gets_all_it_missed_in_one_update() -> None:
 
 
 async def test_publishing_the_same_tells_nobody() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy") as watcher:
         first = publisher.publish("app", route("/"), {"A": deployment("A", "a")})
         await next_update(publisher, watcher)
@@ -92,7 +92,7 @@ async def test_publishing_the_same_tells_nobody() -> None:
 
 
 async def test_confirmed_waits_for_every_watcher() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy-0") as one, publisher.watching("proxy-1") as two:
         revision = publisher.publish("app", route("/"), {})
         waiting = asyncio.create_task(publisher.confirmed(revision))
@@ -107,7 +107,7 @@ async def test_confirmed_waits_for_every_watcher() -> None:
 
 
 async def test_confirmed_does_not_wait_for_a_watcher_that_left() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy"):
         waiting = asyncio.create_task(publisher.confirmed(0))
         await asyncio.sleep(0)
@@ -118,7 +118,7 @@ async def test_confirmed_does_not_wait_for_a_watcher_that_left() -> None:
 async def test_watcher_that_never_confirms_is_named_and_waited_for_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("driver-7") as watcher:
         revision = publisher.publish("app", route("/"), {})
         with caplog.at_level(logging.WARNING):
@@ -131,7 +131,7 @@ async def test_watcher_that_never_confirms_is_named_and_waited_for_once(
 
 
 async def test_confirmation_of_the_future_counts_for_now_alone() -> None:
-    publisher = Publisher()
+    publisher = Publisher(1)
     with publisher.watching("proxy") as watcher:
         publisher.confirm(watcher, 99)
         publisher.publish("app", route("/"), {})

@@ -3,133 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from serving.controller.publisher import Publisher
-from serving.controller.reconciler import ConflictError, Reconciler
-from serving.controller.replica import Surroundings
-from serving.controller.store import MemoryStore
-from serving.engine.base import ProcessSpec
-from serving.v1 import controller_pb2 as pb, replica_pb2
-
-pids = itertools.count(1)
-
-
-class FakeProcess:
-    """Ends when it is told to."""
-
-    def __init__(self, replica: pb.ReplicaSpec) -> None:
-        self.replica = replica
-        self.pid = next(pids)
-        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self.code)
-
-    def exit(self, code: int) -> None:
-        if not self.code.done():
-            self.code.set_result(code)
-
-    def terminate(self) -> None:
-        self.exit(0)
-
-    def kill(self) -> None:
-        self.exit(-9)
-
-
-class FakeEngine:
-    """Remembers what it started."""
-
-    def __init__(self) -> None:
-        self.started: list[FakeProcess] = []
-        self.error: OSError | None = None
-
-    async def start(self, spec: ProcessSpec) -> FakeProcess:
-        if self.error:
-            raise self.error
-        process = FakeProcess(read(Path(spec.args[0])))
-        self.started.append(process)
-        return process
-
-    async def control(self, address: str, method: str, request: Any, timeout_s: float) -> Any:
-        """What a replica does that has no requests: one that is drained ends."""
-        (process,) = (p for p in self.running if p.replica.control_address == address)
-        if method == "Drain":
-            process.exit(0)
-            return replica_pb2.DrainResponse()
-        assert method == "Health", method
-        return replica_pb2.HealthResponse()
-
-    @property
-    def running(self) -> list[FakeProcess]:
-        return [process for process in self.started if not process.code.done()]
-
-
-class Plane:
-    """A reconciler that runs, and what stands around it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.engine = FakeEngine()
-        self.publisher = Publisher()
-        self.store = MemoryStore()
-        around = Surroundings(self.engine, folder, "unix:/controller", control=self.engine.control)
-        self.reconciler = Reconciler(around, self.store, self.publisher)
-
-    def deploy(self, version: str = "v1", count: int = 1, **fields: str) -> int:
-        return self.reconciler.deploy(spec(version, count, **fields))
-
-    def status(self, name: str = "app") -> pb.ApplicationStatus:
-        return self.reconciler.statuses[name]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - of many objects, which share no event
-                await asyncio.sleep(0.001)
-
-    async def ready(self, version: str = "v1", count: int = 1) -> list[FakeProcess]:
-        """Lets replicas of a version start, and has them report."""
-
-        def found() -> list[FakeProcess]:
-            return [p for p in self.engine.running if p.replica.deployment.version == version]
-
-        await self.until(lambda: len(found()) == count)
-        for process in found():
-            self.reconciler.report(process.replica.replica_id, "")
-        return found()
-
-    async def fail(self, error: str) -> None:
-        """Lets a replica start, and has it report that it cannot."""
-        count = len(self.engine.started)
-        await self.until(lambda: len(self.engine.started) > count or self.engine.running)
-        process = self.engine.running[-1]
-        self.reconciler.report(process.replica.replica_id, error)
-        process.exit(1)
-
-
-def spec(
-    version: str, count: int = 1, *, name: str = "app", prefix: str = "/"
-) -> pb.ApplicationSpec:
-    options = pb.DeploymentOptions(
-        num_replicas=count,
-        max_ongoing_requests=5,
-        health_check_period_s=60,
-        health_check_timeout_s=1,
-    )
-    return pb.ApplicationSpec(
-        name=name,
-        route_prefix=prefix,
-        ingress="D",
-        deployments=[pb.DeploymentSpec(name="D", version=version, options=options)],
-    )
-
-
-def read(path: Path) -> pb.ReplicaSpec:
-    return pb.ReplicaSpec.FromString(path.read_bytes())
+from serving.controller.reconciler import ConflictError
+from tests.support.plane import Plane, spec
 
 
 def files(folder: Path) -> list[Path]:
@@ -278,7 +158,7 @@ async def test_deleted_application_is_gone_from_everywhere(plane: Plane) -> None
     await plane.until(lambda: "app" not in plane.reconciler.statuses)
 
     assert not plane.engine.running
-    assert not list(plane.store.all())
+    await plane.until(lambda: not plane.store.load().applications)
 
 
 async def test_deployments_of_a_deleted_application_go_one_after_another(

@@ -10,8 +10,7 @@ import pytest
 from serving.controller.model import Replica, ReplicaState
 from serving.controller.replica import ReplicaProcess, Surroundings
 from serving.controller.state import ApplicationState, DeploymentState
-from serving.controller.store import ApplicationRecord
-from serving.v1 import controller_pb2 as pb
+from serving.controller.store import ReplicaRecord
 
 RUNNING, STOPPING = ReplicaState.RUNNING, ReplicaState.STOPPING
 AROUND = Surroundings(sentinel.engine, Path("/state"), "unix:/controller")
@@ -39,9 +38,12 @@ def caller(*calls: str, state: ReplicaState = RUNNING) -> Replica:
 def test_callee_is_held_while_a_replica_may_call_it(
     graph: dict[str, list[Replica]], held: set[str]
 ) -> None:
-    state = ApplicationState(ApplicationRecord(pb.ApplicationSpec(name="app"), 1, 0.0))
+    state = ApplicationState("app")
     for name, replicas in graph.items():
-        processes = {str(n): ReplicaProcess(AROUND, each, "t") for n, each in enumerate(replicas)}
+        record = ReplicaRecord("r", "app", name, "a", "t", 0.0)
+        processes = {
+            str(n): ReplicaProcess(AROUND, record, each) for n, each in enumerate(replicas)
+        }
         state.deployments[name] = DeploymentState(None, {}, replicas=processes)
 
     assert state.held == held

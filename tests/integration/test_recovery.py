@@ -1,0 +1,254 @@
+"""A controller that is killed, its store, and what goes on meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+import serving
+from serving import api
+from serving.controller.__main__ import STORE_FILE
+from serving.exceptions import ClusterError
+from tests.support.control import (
+    DEADLINE_S,
+    descendants,
+    get,
+    isolate,
+    own_cluster,
+    replica_pids,
+    still_running,
+    until,
+)
+from tests.support.processes import processes
+
+ROLLED_OUT_WITHIN_S = 2.0
+
+
+@serving.deployment(num_replicas=2)
+class Versioned:
+    def __init__(self, version: str, folder: str = "") -> None:
+        self.version = version
+        if folder:
+            (Path(folder) / f"{version}-{os.getpid()}").touch()
+
+    async def __call__(self, request: object) -> str:
+        return self.version
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with own_cluster(monkeypatch, tmp_path):
+        yield
+
+
+def the_controller() -> psutil.Process:
+    (controller,) = until(lambda: processes("serving.controller"))
+    return controller
+
+
+def kill_the_controller() -> None:
+    """Kills it and waits for the next one."""
+    killed = the_controller().pid
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: the_controller().pid != killed)
+
+
+def state_dir() -> Path:
+    """Of the cluster that this script started."""
+    address = api._address()
+    assert address is not None
+    return Path(address.removeprefix("unix:")).parent
+
+
+class Load(threading.Thread):
+    """Asks on a kept connection, again and again, and counts the answers."""
+
+    def __init__(self, path: str = "/") -> None:
+        super().__init__()
+        self._url = f"http://127.0.0.1:{serving.status().http_port}{path}"
+        self._ended = threading.Event()
+        self.answers: Counter[str] = Counter()
+
+    def run(self) -> None:
+        with requests.Session() as session:
+            while not self._ended.is_set():
+                try:
+                    answer = session.get(self._url, timeout=DEADLINE_S)
+                    self.answers[f"{answer.status_code} {answer.text}"] += 1
+                except requests.RequestException as error:
+                    self.answers[repr(error)] += 1
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Load]:
+        self.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            self.join()
+
+
+def test_killed_controller_costs_no_request_and_the_next_one_adopts_what_runs(
+    cluster: None, tmp_path: Path
+) -> None:
+    serving.run(Versioned.bind("one", str(tmp_path)))
+    replicas = replica_pids()
+
+    with Load().running() as load:
+        for _ in range(3):
+            kill_the_controller()
+            until(lambda: serving.status().applications["default"].status == "RUNNING")
+        assert replica_pids() == replicas
+
+        serving.run(Versioned.bind("two", str(tmp_path)))
+        updated_at = sum(load.answers.values())
+        until(lambda: sum(load.answers.values()) > updated_at + 5)
+    assert load.answers.keys() == {"200 one", "200 two"}
+    assert get().text == "two"
+    until(lambda: len(replica_pids()) == 2)
+    started = Counter(path.name.split("-")[0] for path in tmp_path.glob("*-*"))
+    assert started == {"one": 2, "two": 2}
+
+
+def test_deploy_after_a_kill_reaches_every_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with own_cluster(monkeypatch, tmp_path, autostart=False):
+        serving.start(http_options={"num_proxies": 2})
+        serving.run(Versioned.bind("one"))
+        controller = the_controller()
+        controller.kill()
+        serving.run(Versioned.bind("two"))
+        began = time.monotonic()
+
+        # Each on a connection of its own: the kernel gives them to one proxy or the other.
+        until(lambda: {get().text for _ in range(20)} == {"two"}, within_s=ROLLED_OUT_WITHIN_S)
+        assert time.monotonic() - began < ROLLED_OUT_WITHIN_S
+
+
+def test_run_whose_controller_is_killed_meanwhile_returns_when_it_serves(cluster: None) -> None:
+    serving.run(Versioned.bind("one"))
+    killed: list[int] = []
+
+    def kill_once_it_starts() -> None:
+        until(lambda: len(replica_pids()) > 2)
+        killed.append(the_controller().pid)
+        the_controller().kill()
+
+    killer = threading.Thread(target=kill_once_it_starts)
+    killer.start()
+    serving.run(Versioned.bind("two"))
+    killer.join()
+
+    assert killed
+    assert get().text == "two"
+
+
+def test_replica_that_dies_while_the_controller_is_away_is_replaced(cluster: None) -> None:
+    serving.run(Versioned.options(num_replicas=1).bind("one"))
+    (replica,) = replica_pids()
+    controller = the_controller()
+    controller.send_signal(signal.SIGSTOP)
+    os.kill(replica, signal.SIGKILL)
+    controller.kill()
+
+    assert get().text == "one"
+    assert replica not in until(replica_pids)
+
+
+def test_delete_goes_on_after_a_kill(cluster: None) -> None:
+    serving.run(Versioned.bind("one"))
+    controller = the_controller()
+    killer = threading.Timer(0.05, controller.kill)
+    killer.start()
+    serving.delete("default")
+    killer.join()
+
+    until(lambda: not replica_pids())
+    until(lambda: not serving.status().applications)
+
+
+def test_store_that_cannot_be_read_is_told_and_what_runs_serves_on(cluster: None) -> None:
+    serving.run(Versioned.bind("one"))
+    store = state_dir() / STORE_FILE
+    with Load().running() as load:
+        controller = the_controller()
+        controller.send_signal(signal.SIGSTOP)
+        damaged = b"not a database" * 1000
+        good = store.read_bytes()
+        wal = store.with_name(f"{STORE_FILE}-wal").read_bytes()
+        store.write_bytes(damaged)
+        controller.kill()
+
+        until(lambda: len(processes("serving.controller")) == 0)
+        answered = sum(load.answers.values())
+        until(lambda: sum(load.answers.values()) > answered + 20)
+        assert store.read_bytes() == damaged
+
+        store.write_bytes(good)
+        store.with_name(f"{STORE_FILE}-wal").write_bytes(wal)
+        until(lambda: serving.status().applications["default"].status == "RUNNING")
+    assert load.answers.keys() == {"200 one"}
+
+
+def test_second_controller_on_one_folder_is_refused_and_nothing_is_lost(cluster: None) -> None:
+    serving.run(Versioned.bind("one"))
+    folder = state_dir()
+    settings = {"address": f"unix:{folder}/second.sock", "state_dir": str(folder)}
+    second = subprocess.run(
+        [sys.executable, "-P", "-m", "serving.controller"],
+        env={**os.environ, "SERVING_CONTROLLER_CONFIG": json.dumps(settings)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+    assert second.returncode == 1
+    assert f"in use by another controller, process {the_controller().pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert get().text == "one"
+
+
+def test_cluster_that_was_killed_comes_back_with_its_applications(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    isolate(monkeypatch, tmp_path)
+    command = Path(sys.executable).parent / "serving"
+
+    def started() -> None:
+        subprocess.run([command, "start", "--port", "0"], check=True, timeout=DEADLINE_S)
+
+    started()
+    try:
+        serving.run(Versioned.bind("one"))
+        supervisor = json.loads((tmp_path / "state" / "cluster.json").read_text())["pid"]
+        everyone = [psutil.Process(supervisor), *descendants(supervisor)]
+        os.kill(supervisor, signal.SIGKILL)
+        assert not still_running(everyone, within_s=2.0)
+        with pytest.raises(ClusterError):
+            serving.delete("default")
+
+        started()
+        until(lambda: serving.status().applications["default"].status == "RUNNING")
+        assert get().text == "one"
+    finally:
+        subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
+    started()
+    try:
+        assert not serving.status().applications
+    finally:
+        subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
