@@ -1,0 +1,29 @@
+"""What the `serving` command tells the shell."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from serving.exceptions import DeploymentFailedError
+
+
+class ExitCode(IntEnum):
+    """One for each kind of end that a script may want to tell apart."""
+
+    OK = 0
+    """Done. Also of `run`, of `--follow` and of `--watch` once they are interrupted."""
+    FAILED = 1
+    """What was asked cannot be done; the message says why. There is no cluster, say."""
+    USAGE = 2
+    """Wrong arguments, or a config file with mistakes: nothing was changed."""
+    DEPLOY_FAILED = 3
+    """An application could not start; the version before it, if there is one, serves on."""
+    TIMEOUT = 4
+    """It was not done in the time that was given. It goes on."""
+    INTERRUPTED = 130
+    """Ended by a second Ctrl-C."""
+
+
+def code_of(error: Exception) -> ExitCode:
+    """The exit code for an error that ends a command."""
+    return ExitCode.DEPLOY_FAILED if isinstance(error, DeploymentFailedError) else ExitCode.FAILED
