@@ -1,8 +1,8 @@
 """The controller process: `python -m serving.controller`.
 
 Settings come as JSON in SERVING_CONTROLLER_CONFIG: `address` and `state_dir`; and, where a
-supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `https`, `proxies`
-and `logging`.
+supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `https`,
+`admin_url`, `log`, `proxies` and `logging`.
 """
 
 from __future__ import annotations
@@ -74,10 +74,13 @@ async def serve(config: dict[str, Any]) -> None:
     service = ControllerService(
         reconciler,
         publisher,
-        http=pb.ServeStatus(
+        cluster=pb.ServeStatus(
             http_host=config.get("http_host", ""),
             http_port=config.get("http_port", 0),
             https=config.get("https", False),
+            admin_url=config.get("admin_url", ""),
+            controller_pid=os.getpid(),
+            log=config.get("log", ""),
         ),
         proxies=config.get("proxies", []),
         on_shutdown=lambda: _request_end(config.get("supervisor_pid"), stop),

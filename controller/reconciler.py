@@ -27,7 +27,7 @@ from serving.controller.publisher import Publisher
 from serving.controller.recovery import Recovered
 from serving.controller.replica import ReplicaProcess, Settings, Surroundings, new_token
 from serving.controller.state import ApplicationState, DeploymentState, found_application
-from serving.controller.status import application_status, headline, unavailable
+from serving.controller.status import application_status, headline, headline_first, unavailable
 from serving.controller.store import (
     Changes,
     Found,
@@ -169,6 +169,17 @@ class Reconciler:
         requests = "1 open request" if sum(counts) == 1 else f"{sum(counts)} open requests"
         return f"waiting up to {max(graces):.0f} s for {requests}"
 
+    async def stacks(self, application: str, replica: str) -> list[pb.ReplicaStacks]:
+        """What replicas are doing now: all of them, an application's, or one, by its id or by the
+        end of that."""
+        asked = [
+            each
+            for each in self._every_replica()
+            if application in ("", each.record.application)
+            and (not replica or f"#{each.seen.replica_id}".endswith(f"#{replica}"))
+        ]
+        return await asyncio.gather(*(each.stacks() for each in asked))
+
     def _remove(self, state: ApplicationState) -> None:
         self._store.commit(Changes(applications=(replace(state.record, deleting=True),)))
         state.delete()
@@ -272,6 +283,7 @@ class Reconciler:
         self, deployment: DeploymentState, replica: ReplicaProcess, error: str, now: float
     ) -> None:
         seen = replica.seen
+        deployment.journal.failed(seen.replica_id, headline_first(error), time.time())
         if seen.version in deployment.specs:
             deployment.histories[seen.version] = plan.after_failure(
                 deployment.histories.get(seen.version, History()),
@@ -376,6 +388,8 @@ class Reconciler:
         ]
         stopped = (replace(each.record, state=ReplicaState.STOPPING.value) for each in stopping)
         self._commit(Changes(replicas=(*(each.record for each in starting), *stopped)))
+        for name, steps in plans.items():
+            state.deployments[name].journal.planned(steps, time.time())
         for replica in starting:
             self._start(state, replica)
         for replica in stopping:

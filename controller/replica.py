@@ -217,6 +217,15 @@ class ReplicaProcess:
         self.settings = Settings(answer.max_ongoing_requests, answer.user_config_json)
         return answer
 
+    async def stacks(self) -> pb.ReplicaStacks:
+        """What it is doing now."""
+        told = pb.ReplicaStacks(replica_id=self.seen.replica_id, pid=self.pid)
+        try:
+            told.text = (await self._control("Stacks", replica_pb2.StacksRequest())).text
+        except grpc.aio.AioRpcError as error:
+            told.error = f"the replica does not answer: {error.details()}"
+        return told
+
     async def reconfigure(self, settings: Settings) -> str:
         """Takes over what needs no new process; gives what went wrong, or nothing."""
         request = replica_pb2.ReconfigureRequest(max_ongoing_requests=settings.max_ongoing_requests)

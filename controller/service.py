@@ -25,13 +25,13 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         reconciler: Reconciler,
         publisher: Publisher,
         *,
-        http: pb.ServeStatus,
+        cluster: pb.ServeStatus,
         proxies: list[str],
         on_shutdown: Callable[[], None],
     ) -> None:
         self._reconciler = reconciler
         self._publisher = publisher
-        self._http = http
+        self._cluster = cluster
         self._proxies = proxies
         self._on_shutdown = on_shutdown
         self.is_shutting_down = False
@@ -72,16 +72,21 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     def _status(self) -> pb.ServeStatus:
         watching = self._publisher.in_sync
-        return pb.ServeStatus(
+        status = pb.ServeStatus(
             applications=self._reconciler.statuses.values(),
             proxies=[
                 pb.ProxyStatus(name=name, status="HEALTHY" if name in watching else "STARTING")
                 for name in self._proxies
             ],
-            http_host=self._http.http_host,
-            http_port=self._http.http_port,
-            https=self._http.https,
         )
+        status.MergeFrom(self._cluster)
+        return status
+
+    async def GetStacks(
+        self, request: pb.ReplicaStacksRequest, context: Any
+    ) -> pb.ReplicaStacksResponse:
+        found = await self._reconciler.stacks(request.application, request.replica)
+        return pb.ReplicaStacksResponse(replicas=found)
 
     async def Watch(
         self, requests: AsyncIterator[pb.WatchRequest], context: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from serving.controller import plan
+from serving.controller.journal import Journal
 from serving.controller.model import History, Replica, ReplicaState, Target
 from serving.controller.replica import ReplicaProcess, Settings, settings_of
 from serving.controller.store import ApplicationRecord, LoadedApplication, VersionRecord
@@ -27,6 +28,7 @@ class DeploymentState:
     # What `reconfigure` raised for the wanted user_config, and the one that serves on instead.
     config_error: str = ""
     previous_config: str = ""
+    journal: Journal = field(default_factory=Journal)
 
     @property
     def spec(self) -> pb.DeploymentSpec:

@@ -59,10 +59,15 @@ def deployment_status(
 ) -> pb.DeploymentStatus:
     """The status of a deployment."""
     word, message = _deployment_word(state, application)
+    journal = state.journal
     return pb.DeploymentStatus(
         name=name,
         status=word,
+        status_trigger=_trigger(word, state),
         message=message,
+        options=state.spec.options,
+        decisions=journal.decisions,
+        last_failures=journal.failures,
         target_num_replicas=state.target.num_replicas if state.target else 0,
         replicas=[
             pb.ReplicaStatus(
@@ -70,6 +75,7 @@ def deployment_status(
                 state=replica.seen.state.value,
                 pid=replica.pid,
                 version=replica.seen.version,
+                started_at_s=replica.record.started_at,
             )
             for replica in state.replicas.values()
         ],
@@ -91,20 +97,35 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
     if state.config_error:
         return failed, (
             "did not take its new user_config, and keeps the one before: "
-            f"{_headline_first(state.config_error)}"
+            f"{headline_first(state.config_error)}"
         )
     if state.has_failed:
         times = f"{plan.MAX_FAILED_STARTS} times in a row"
-        return failed, f"could not start, {times}: {_headline_first(history.error)}"
+        return failed, f"could not start, {times}: {headline_first(history.error)}"
     if state.is_complete:
         return "HEALTHY", ""
     if history.failures:
         # Given time, one failure is repaired; it is the row of them that is news.
         word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"
-        return word, f"{progress}; the last failure: {_headline_first(history.error)}"
+        return word, f"{progress}; the last failure: {headline_first(history.error)}"
     if not state.is_configured:
         return "UPDATING", "is being reconfigured"
     return "UPDATING", progress
+
+
+def _trigger(word: str, state: DeploymentState) -> str:
+    """What led to this status, in Ray Serve's words."""
+    if state.target is None:
+        return "DELETING"
+    history = state.histories.get(state.target.version, History())
+    # First match wins.
+    if word == "HEALTHY":
+        return "CONFIG_UPDATE_COMPLETED"
+    if history.failures:
+        return "HEALTH_CHECK_FAILED" if history.proven else "REPLICA_STARTUP_FAILED"
+    if state.config_error:
+        return "REPLICA_STARTUP_FAILED"
+    return "CONFIG_UPDATE_STARTED"
 
 
 def unavailable(state: DeploymentState, now: float) -> str:
@@ -129,7 +150,7 @@ def headline(error: str) -> str:
     return next((line for line in lines[frames[-1] :] if not line.startswith(" ")), lines[-1])
 
 
-def _headline_first(error: str) -> str:
+def headline_first(error: str) -> str:
     """A traceback with what went wrong ahead of where."""
     error = error.strip()
     return f"{headline(error)}\n{error}" if "\n" in error else error

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from serving import cluster, progress
 from serving.calls import local, process
-from serving.cluster import OwnCluster
-from serving.config import HTTPOptions, LoggingConfig, validated
+from serving.cluster import ClusterSettings, OwnCluster
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, validated
 from serving.context import current_replica
 from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
@@ -95,8 +95,11 @@ def run(
 def start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     logging_config: LoggingConfig | dict[str, Any] | None = None,
+    admin_options: AdminOptions | dict[str, Any] | None = None,
 ) -> ServeStatus:
     """Starts a cluster that ends with this process, with options of one's own.
+
+    It has no REST API, unless `admin_options` are given ({} for the defaults).
 
     Does nothing where one runs already: its options stay as they are, with a warning where some
     were given. Returns its status, which tells the `url`. Raises ClusterError where it cannot
@@ -105,9 +108,13 @@ def start(
     _refuse_while_imported("start")
     http = _options(HTTPOptions, http_options, "http_options")
     logging = _options(LoggingConfig, logging_config, "logging_config")
-    if not _connect(http, logging) and (http_options or logging_config):
+    admin = None
+    if admin_options is not None:
+        admin = _options(AdminOptions, admin_options, "admin_options")
+    given = http_options or logging_config or admin_options is not None
+    if not _connect(ClusterSettings(http, logging, admin)) and given:
         warnings.warn(
-            "a cluster runs already: http_options and logging_config are ignored",
+            "a cluster runs already: http_options, logging_config and admin_options are ignored",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -124,6 +131,34 @@ def status() -> ServeStatus:
         return ServeStatus()
     with _client() as client:
         return from_message(client.status())
+
+
+def stacks(application: str = "", replica: str = "") -> list[pb.ReplicaStacks]:
+    """What replicas are doing now: all of them, an application's, or the one whose id ends so.
+
+    Raises ValueError where there is none.
+    """
+    with _client() as client:
+        found = client.stacks(application, replica)
+        if found:
+            return found
+        known = [
+            each.replica_id
+            for app in client.status().applications
+            if application in ("", app.name)
+            for deployment in app.deployments
+            for each in deployment.replicas
+        ]
+    asked = f"replica {replica!r}" if replica else "replica"
+    where = f" of application {application!r}" if application else ""
+    raise ValueError(f"no {asked}{where}; there are: {', '.join(known) or 'none'}")
+
+
+def statuses() -> Iterator[ServeStatus]:
+    """The status of the cluster now, and again whenever it changes, until it ends."""
+    with _client() as client:
+        for message in client.statuses():
+            yield from_message(message)
 
 
 def get_app_handle(name: str = "default") -> DeploymentHandle[Any]:
@@ -229,13 +264,13 @@ def _address() -> str | None:
     return _own.address if _own is not None else cluster.find()
 
 
-def _connect(http: HTTPOptions | None = None, logging: LoggingConfig | None = None) -> bool:
+def _connect(settings: ClusterSettings | None = None) -> bool:
     """Makes sure that there is a cluster; returns whether it was started now."""
     global _own
     with _lock:
         if _address() is not None:
             return False
-        own = OwnCluster(http or HTTPOptions(), logging or LoggingConfig())
+        own = OwnCluster(settings or ClusterSettings(HTTPOptions(), LoggingConfig()))
         own.wait_for_controller()
         _own = own
     atexit.register(_stop_even_if_interrupted)
@@ -404,7 +439,7 @@ def is_running() -> bool:
 def connected(http_options: HTTPOptions) -> Iterator[str]:
     """Makes sure that there is a cluster, yields its address, and ends it if it was started."""
     with interruptible():
-        started = _connect(http_options)
+        started = _connect(ClusterSettings(http_options, LoggingConfig()))
         try:
             address = _address()
             assert address is not None

@@ -84,6 +84,21 @@ class Client:
             status: pb.ServeStatus = self._call(self._stub.GetStatus, pb.StatusRequest())
             return status
 
+    def statuses(self) -> Iterator[pb.ServeStatus]:
+        """The status now, and again whenever it changes, until the cluster ends."""
+        try:
+            yield from self._statuses()
+        except grpc.RpcError as error:
+            if not _is_away(error):
+                raise
+
+    def stacks(self, application: str, replica: str) -> list[pb.ReplicaStacks]:
+        """What replicas are doing now."""
+        with self._errors():
+            request = pb.ReplicaStacksRequest(application=application, replica=replica)
+            response: pb.ReplicaStacksResponse = self._call(self._stub.GetStacks, request)
+            return list(response.replicas)
+
     def generation(self, name: str) -> int | None:
         """Of an application; None where there is none, or it is being deleted."""
         found = _named(self.status(), name)

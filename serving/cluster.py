@@ -12,16 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from serving import lifeline, progress
-from serving.config import HTTPOptions, LoggingConfig
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError
 from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
 
 ADDRESS_VARIABLE = "SERVING_ADDRESS"
 STATE_DIR_VARIABLE = "SERVING_STATE_DIR"
+ADMIN_TOKEN_FILE = "admin.token"
+LOG_FILE = "serving.log"
 NO_CLUSTER = (
     "no cluster runs: `serving start` starts one; one that a script or `serving run` started is "
     "private to that"
@@ -62,6 +65,18 @@ def find() -> str | None:
     return address if runs(address) else None
 
 
+def log_of_last() -> Path | None:
+    """Where the user's own cluster logs, or where the last one did: a file, or a folder of them.
+    None where that is stderr."""
+    folder = state_dir()
+    try:
+        named = str(json.loads((folder / CLUSTER_FILE).read_bytes()).get("log", ""))
+    except (OSError, ValueError):
+        named = str(folder / LOG_FILE)
+    log = Path(named)
+    return log if named and log.exists() else None
+
+
 def wait_until_gone(address: str) -> None:
     """Returns once the supervisor of a cluster on this machine ended, which gives up its lock.
 
@@ -90,15 +105,33 @@ def runs(address: str) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class ClusterSettings:
+    """What a cluster is started with."""
+
+    http: HTTPOptions
+    logging: LoggingConfig
+    # None: no REST API.
+    admin: AdminOptions | None = None
+
+    def as_config(self) -> dict[str, Any]:
+        """As the supervisor takes it."""
+        return {
+            "http_options": self.http.model_dump(mode="json"),
+            "logging": self.logging.model_dump(mode="json"),
+            "admin": self.admin and self.admin.model_dump(mode="json"),
+        }
+
+
 class OwnCluster:
     """A cluster that this process started, and that ends with it."""
 
-    def __init__(self, http_options: HTTPOptions, logging_config: LoggingConfig) -> None:
+    def __init__(self, settings: ClusterSettings) -> None:
         """Starts the supervisor; `wait_for_controller` and `wait_until_ready` wait for the rest."""
         self.address = ""
         lifeline_read, self._lifeline = os.pipe()
         try:
-            self._start = _Start(_config(http_options, logging_config), lifeline_read)
+            self._start = _Start(settings.as_config(), lifeline_read)
         except BaseException:
             self._cut_lifeline()
             raise
@@ -174,21 +207,30 @@ class OwnCluster:
             os.close(fd)
 
 
-def start_detached(http_options: HTTPOptions, logging_config: LoggingConfig) -> dict[str, Any]:
+def start_detached(settings: ClusterSettings) -> dict[str, Any]:
     """Starts the user's own cluster, which stays until `serving shutdown`; returns what it told.
 
-    It logs to `serving.log` in the state folder, unless `logs_dir` says otherwise.
+    It logs to LOG_FILE in the state folder, unless `logs_dir` says otherwise.
     """
     folder = state_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    config = _config(http_options, logging_config) | {"state_dir": str(folder)}
-    with (folder / "serving.log").open("ab") as output:
+    log = folder / LOG_FILE
+    config = settings.as_config() | {"state_dir": str(folder), "log": str(log)}
+    with log.open("ab") as output:
         start = _Start(config, output_fd=output.fileno())
     try:
         start.next_line()
         return start.next_line()
     finally:
         start.close()
+
+
+def become(settings: ClusterSettings) -> NoReturn:
+    """Makes this process the supervisor of the user's own cluster, which logs to stderr."""
+    config = settings.as_config() | {"state_dir": str(state_dir())}
+    env = {**os.environ, CONFIG_VARIABLE: json.dumps(config)}
+    env.pop(lifeline.FD_VARIABLE, None)
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "serving.supervisor"], env)
 
 
 class _Start:
@@ -249,10 +291,3 @@ class _Start:
         if self._lines >= 0:
             os.close(self._lines)
             self._lines = -1
-
-
-def _config(http_options: HTTPOptions, logging_config: LoggingConfig) -> dict[str, Any]:
-    return {
-        "http_options": http_options.model_dump(mode="json"),
-        "logging": logging_config.model_dump(mode="json"),
-    }

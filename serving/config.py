@@ -25,6 +25,9 @@ _KEEP_ALIVE_VARIABLES = (
     "RAY_SERVE_HTTP_KEEP_ALIVE_TIMEOUT_S",
 )
 _PORT_VARIABLE = "SERVING_HTTP_PORT"
+_ADMIN_PORT_VARIABLE = "SERVING_ADMIN_PORT"
+ADMIN_TOKEN_VARIABLE = "SERVING_ADMIN_TOKEN"
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class _Settings(BaseModel):
@@ -86,6 +89,24 @@ class HTTPOptions(_Settings):
                 object.__setattr__(self, "keep_alive_timeout_s", value)
                 break
         return self
+
+
+class AdminOptions(_Settings):
+    """Where the REST API answers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anywhere but on loopback, clients must show the token."""
+    port: int = Field(
+        default_factory=lambda: _environment_number(_ADMIN_PORT_VARIABLE, int, 8270),
+        ge=0,
+        le=65535,
+    )
+    """TCP port; 0 picks a free one, which `serving.status()` tells. The environment variable
+    SERVING_ADMIN_PORT sets the default."""
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in _LOOPBACK_NAMES or self.host.startswith("127.")
 
 
 class LoggingConfig(_Settings):

@@ -19,11 +19,11 @@ class PortInUseError(OSError):
     """The port is taken; the message names it and, where it can be found, who holds it."""
 
 
-def listen(host: str, port: int, count: int) -> list[socket.socket]:
+def listen(host: str, port: int, count: int, *, choose: str) -> list[socket.socket]:
     """Binds `count` listening sockets to one address, among which the kernel spreads connections.
 
     Port 0 picks a free one. Raises PortInUseError where another process listens there already,
-    even one that would share the port.
+    even one that would share the port; its message names who, and `choose`, how to choose another.
     """
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -39,7 +39,7 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
         for bound in sockets:
             bound.close()
         if isinstance(error, OSError):
-            raise _explained(error, host, port) from error
+            raise _explained(error, host, port, choose) from error
         raise
     return sockets
 
@@ -64,14 +64,14 @@ def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
     return bound
 
 
-def _explained(error: OSError, host: str, port: int) -> OSError:
+def _explained(error: OSError, host: str, port: int, choose: str) -> OSError:
     if error.errno == errno.EADDRINUSE:
         found = holder(port)
         by = f" by process {found[0]} ({found[1]})" if found else " by another process"
         return PortInUseError(
             errno.EADDRINUSE,
-            f"port {port} on {host} is in use{by}; end it, or choose another port with --port, "
-            f"SERVING_HTTP_PORT or http_options={{'port': …}} (0 picks a free one)",
+            f"port {port} on {host} is in use{by}; end it, or choose another port with {choose} "
+            "(0 picks a free one)",
         )
     return OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}")
 

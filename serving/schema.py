@@ -38,15 +38,71 @@ class DeploymentStatus(StrEnum):
     UPDATE_FAILED = "UPDATE_FAILED"
 
 
+class DeploymentStatusTrigger(StrEnum):
+    """What led to a deployment's status."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CONFIG_UPDATE_STARTED = "CONFIG_UPDATE_STARTED"
+    CONFIG_UPDATE_COMPLETED = "CONFIG_UPDATE_COMPLETED"
+    UPSCALE_COMPLETED = "UPSCALE_COMPLETED"
+    DOWNSCALE_COMPLETED = "DOWNSCALE_COMPLETED"
+    AUTOSCALING = "AUTOSCALING"
+    REPLICA_STARTUP_FAILED = "REPLICA_STARTUP_FAILED"
+    HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+    DELETING = "DELETING"
+
+
+@dataclass(frozen=True)
+class ReplicaOverview:
+    """One replica."""
+
+    replica_id: str
+    state: str
+    """STARTING, RUNNING or STOPPING."""
+    pid: int
+    """0 until its process runs."""
+    version: str
+    start_time_s: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the controller did to a deployment, and why."""
+
+    time_s: float
+    """Seconds since the epoch."""
+    text: str
+
+
+@dataclass(frozen=True)
+class ReplicaFailure:
+    """Why a replica could not start, ended, or was replaced."""
+
+    time_s: float
+    """Seconds since the epoch."""
+    replica_id: str
+    error: str
+    """What went wrong, then the traceback if there is one."""
+
+
 @dataclass(frozen=True)
 class DeploymentStatusOverview:
     """One deployment."""
 
     status: DeploymentStatus
+    status_trigger: DeploymentStatusTrigger
     replica_states: dict[str, int]
     """How many replicas are STARTING, RUNNING, STOPPING."""
     message: str
     """Why it is not healthy; empty where it is."""
+    target_num_replicas: int = 0
+    replicas: list[ReplicaOverview] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    """The last ones, oldest first. A controller that was started again begins with none."""
+    last_failures: list[ReplicaFailure] = field(default_factory=list)
+    """The last ones, oldest first; they stay when all is well again."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +123,15 @@ class ServeStatus:
 
     proxies: dict[str, ProxyStatus] = field(default_factory=dict)
     applications: dict[str, ApplicationStatusOverview] = field(default_factory=dict)
+    target_capacity: float | None = None
+    """Always None: it has no counterpart here."""
     http_host: str = ""
     http_port: int = 0
     """The port that the proxies listen on; 0 where there are none."""
     https: bool = False
     """Whether they speak TLS."""
+    admin_url: str = ""
+    """Where the REST API answers; empty where it does not."""
 
     @property
     def url(self) -> str:
@@ -92,6 +152,7 @@ def from_message(message: pb.ServeStatus) -> ServeStatus:
         http_host=message.http_host,
         http_port=message.http_port,
         https=message.https,
+        admin_url=message.admin_url,
     )
 
 
@@ -102,11 +163,31 @@ def _application(message: pb.ApplicationStatus) -> ApplicationStatusOverview:
         last_deployed_time_s=message.last_deployed_time_s,
         route_prefix=message.route_prefix or None,
         deployments={
-            deployment.name: DeploymentStatusOverview(
-                status=DeploymentStatus(deployment.status),
-                replica_states=dict(Counter(replica.state for replica in deployment.replicas)),
-                message=deployment.message,
-            )
-            for deployment in message.deployments
+            deployment.name: _deployment(deployment) for deployment in message.deployments
         },
+    )
+
+
+def _deployment(message: pb.DeploymentStatus) -> DeploymentStatusOverview:
+    return DeploymentStatusOverview(
+        status=DeploymentStatus(message.status),
+        status_trigger=DeploymentStatusTrigger(message.status_trigger),
+        replica_states=dict(Counter(replica.state for replica in message.replicas)),
+        message=message.message,
+        target_num_replicas=message.target_num_replicas,
+        replicas=[
+            ReplicaOverview(
+                replica.replica_id,
+                replica.state,
+                replica.pid,
+                replica.version,
+                replica.started_at_s,
+            )
+            for replica in message.replicas
+        ],
+        decisions=[Decision(decision.at_s, decision.text) for decision in message.decisions],
+        last_failures=[
+            ReplicaFailure(failure.at_s, failure.replica_id, failure.error)
+            for failure in message.last_failures
+        ],
     )

@@ -9,9 +9,10 @@ Only the standard library is imported here: this process is the first thing that
 waits for, and stays for as long as the cluster does.
 
 Settings come as JSON in SERVING_SUPERVISOR_CONFIG: `http_options` and `logging` (see
-`serving.config`), `state_dir` (absent: a private temporary folder, removed in the end) and
-`ready_fd`. On that descriptor it writes a line of JSON once the controller answers,
-{"controller": address}, and one once the proxies serve, {"ready": true, …} — or {"error": "…"}.
+`serving.config`), `admin` (absent: no REST API), `state_dir` (absent: a private temporary folder,
+removed in the end), `log` (where its output goes, for others to know) and `ready_fd`. On that
+descriptor it writes a line of JSON once the controller answers, {"controller": address}, and one
+once the proxies serve, {"ready": true, …} — or {"error": "…"}.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ _STABLE_AFTER_S = 10.0
 _MAX_RESTART_DELAY_S = 5.0
 _REAP_AGAIN_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
+# How to choose another port than one that is taken.
+_CHOOSE_HTTP = "--http-port, SERVING_HTTP_PORT or http_options={'port': …}"
+_CHOOSE_ADMIN = "--admin-port, SERVING_ADMIN_PORT or admin_options={'port': …}"
 
 log = logging.getLogger("serving.supervisor")
 
@@ -78,6 +82,8 @@ class Supervisor:
         # Settings
         self._http: dict[str, Any] = config["http_options"]
         self._logging: dict[str, Any] = config["logging"]
+        self._admin: dict[str, Any] | None = config.get("admin")
+        self._log: str = config.get("log", "")
         self._ready_fd: int | None = config.get("ready_fd")
         self._temporary = "state_dir" not in config
         self.state_dir = Path(config.get("state_dir") or _temporary_folder())
@@ -85,15 +91,20 @@ class Supervisor:
         # What it holds for the others
         self._lock_fd = -1
         self._sockets: list[socket.socket] = []
+        self._admin_sockets: list[socket.socket] = []
         self._lifeline_read, self._lifeline_write = os.pipe()
 
         # Processes
         self._engine = LocalEngine()
         self._controller: Process | None = None
         self._proxies: dict[int, Process] = {}
+        self._admin_process: Process | None = None
         # Those that are asyncio's to reap.
         self._children: set[int] = set()
         self._spawning = 0
+
+        # Why there is no REST API though it was asked for
+        self._admin_problem = ""
 
         # Why to end
         self._stop = asyncio.Event()
@@ -139,10 +150,33 @@ class Supervisor:
         self._lock()
         count = 0 if self._http.get("location") == "Disabled" else self._http["num_proxies"]
         if count:
-            self._sockets = ports.listen(self._http["host"], self._http["port"], count)
+            self._sockets = ports.listen(
+                self._http["host"], self._http["port"], count, choose=_CHOOSE_HTTP
+            )
             self._http["port"] = self._sockets[0].getsockname()[1]
         else:
             self._http["port"] = 0
+        if self._admin is not None:
+            self._listen_for_admin(self._admin)
+
+    def _listen_for_admin(self, admin: dict[str, Any]) -> None:
+        """Applications are served without it, too: where it cannot listen, that is told."""
+        try:
+            self._admin_sockets = ports.listen(
+                admin["host"], admin["port"], 1, choose=_CHOOSE_ADMIN
+            )
+        except OSError as error:
+            self._admin_problem = f"no REST API: {_text(error)}"
+            log.warning("%s", self._admin_problem)
+        else:
+            admin["port"] = self._admin_sockets[0].getsockname()[1]
+
+    @property
+    def _admin_url(self) -> str:
+        if self._admin is None or not self._admin_sockets:
+            return ""
+        host = self._admin["host"]
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._admin['port']}"
 
     def _watch_for_the_end(self) -> None:
         loop = asyncio.get_running_loop()
@@ -202,14 +236,29 @@ class Supervisor:
             name = f"proxy-{index}"
             start = functools.partial(self._start_proxy, index)
             tasks.create_task(self._keep(name, start, ready), name=name)
-        return tasks.create_task(self._announce(controller, proxies), name="announce")
+        ready = asyncio.Event()
+        if self._admin_sockets:
+            tasks.create_task(self._keep_admin(ready), name="admin")
+        return tasks.create_task(self._announce(controller, proxies, ready), name="announce")
 
-    async def _announce(self, controller: asyncio.Event, proxies: list[asyncio.Event]) -> None:
+    async def _keep_admin(self, ready: asyncio.Event) -> None:
+        """Its start is not waited for, and does not slow that of the others down."""
+        stopping = asyncio.ensure_future(self._stop.wait())
+        is_ready = asyncio.ensure_future(ready.wait())
+        await asyncio.wait((stopping, is_ready), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        is_ready.cancel()
+        await self._keep("the REST API", self._start_admin, ready)
+
+    async def _announce(
+        self, controller: asyncio.Event, proxies: list[asyncio.Event], ready: asyncio.Event
+    ) -> None:
         await controller.wait()
         self._tell({"controller": self.controller_address})
         for proxy in proxies:
             await proxy.wait()
         self._publish()
+        ready.set()
 
     async def _keep(
         self, name: str, start: Callable[[], Awaitable[Process]], ready: asyncio.Event
@@ -248,6 +297,8 @@ class Supervisor:
             "http_host": self._http["host"],
             "http_port": self._http["port"],
             "https": self._http["ssl_certfile"] is not None,
+            "admin_url": self._admin_url,
+            "log": self._logging["logs_dir"] or self._log,
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
         }
@@ -270,6 +321,22 @@ class Supervisor:
         process, told = await self._spawn("serving.proxy", "SERVING_PROXY_CONFIG", settings, fd)
         self._proxies[index] = process
         await _until_ready(f"proxy-{index}", process, told)
+        return process
+
+    async def _start_admin(self) -> Process:
+        assert self._admin is not None
+        fd = self._admin_sockets[0].fileno()
+        settings = {
+            "controller_address": self.controller_address,
+            "state_dir": str(self.state_dir),
+            "socket_fd": fd,
+            "admin": self._admin,
+            "http_options": self._http,
+            "logging": self._logging,
+        }
+        process, told = await self._spawn("serving.admin", "SERVING_ADMIN_CONFIG", settings, fd)
+        self._admin_process = process
+        await _until_ready("the REST API", process, told)
         return process
 
     async def _spawn(
@@ -303,6 +370,9 @@ class Supervisor:
             "controller": self.controller_address,
             "http_host": self._http["host"],
             "http_port": self._http["port"],
+            "admin_url": self._admin_url,
+            "admin_problem": self._admin_problem,
+            "log": self._logging["logs_dir"] or self._log,
         }
         draft = self.state_dir / f"{CLUSTER_FILE}.new"
         draft.write_text(json.dumps(cluster))
@@ -323,7 +393,7 @@ class Supervisor:
     async def _end(self) -> None:
         """Ends the processes: proxies first, then replicas with the controller, then what is left.
 
-        1. Proxies stop accepting and finish what is open.
+        1. Proxies, and the REST API, stop accepting and finish what is open.
         2. The controller says what is open, drains the replicas and ends.
         3. Proxies whose last requests ended with the replicas end; the rest is killed.
 
@@ -331,7 +401,7 @@ class Supervisor:
         """
         in_order = self._signals and not self._orphaned and not self._failed
         self._stop.set()
-        proxies = list(self._proxies.values())
+        proxies = self._fronts
         if not in_order:
             self._cut_lifeline()
             everyone = [*proxies, self._controller] if self._controller else proxies
@@ -354,11 +424,17 @@ class Supervisor:
             self._lifeline_write = -1
 
     def _kill_all(self) -> None:
-        for process in [*self._proxies.values(), *([self._controller] if self._controller else [])]:
+        for process in [*self._fronts, *([self._controller] if self._controller else [])]:
             process.kill()
 
+    @property
+    def _fronts(self) -> list[Process]:
+        """What clients talk to: these end first."""
+        admin = [self._admin_process] if self._admin_process else []
+        return [*self._proxies.values(), *admin]
+
     def _clean_up(self) -> None:
-        for listening in self._sockets:
+        for listening in (*self._sockets, *self._admin_sockets):
             listening.close()
         if self._temporary:
             shutil.rmtree(self.state_dir, ignore_errors=True)

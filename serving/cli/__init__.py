@@ -1,4 +1,4 @@
-"""The `serving` command: one file for each command, or for a few that belong together."""
+"""The `serving` command: one file for each command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import sys
 
 import typer
 
-from serving.cli.admin import delete, shutdown, start, status
+from serving.cli.delete import delete
+from serving.cli.exit_codes import code_of
+from serving.cli.logs import logs
 from serving.cli.run import run
+from serving.cli.shutdown import shutdown
+from serving.cli.stacks import stacks
+from serving.cli.start import start
+from serving.cli.status import status
 from serving.exceptions import ServingError
 
 app = typer.Typer(
@@ -18,18 +24,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, start, status, delete, shutdown):
+for command in (run, start, status, logs, stacks, delete, shutdown):
     app.command()(command)
 
 
 def main() -> None:
-    """Runs the command line. An error that the user can mend is a message and exit code 1."""
+    """Runs the command line. An error that the user can mend is a message and an exit code."""
     code = 0
     try:
         app()
     except ServingError as error:
         sys.stderr.write(f"serving: {error}\n")
-        code = 1
+        code = code_of(error)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     # Without taking the interpreter down: threads of gRPC's now and then abort a process meanwhile.

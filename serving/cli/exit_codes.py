@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from serving.exceptions import DeploymentFailedError
+from serving.exceptions import DeploymentFailedError, ServingError
 
 
 class ExitCode(IntEnum):
@@ -24,6 +24,12 @@ class ExitCode(IntEnum):
     """Ended by a second Ctrl-C."""
 
 
+class WrongArgumentError(ServingError):
+    """What the command line says cannot be; the message names it and the fix."""
+
+
 def code_of(error: Exception) -> ExitCode:
     """The exit code for an error that ends a command."""
+    if isinstance(error, WrongArgumentError):
+        return ExitCode.USAGE
     return ExitCode.DEPLOY_FAILED if isinstance(error, DeploymentFailedError) else ExitCode.FAILED

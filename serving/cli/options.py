@@ -1,26 +1,105 @@
-"""Options that several commands take."""
+"""Options that several commands take, made from the settings that they set."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
-from serving.config import HTTPOptions, validated
-from serving.exceptions import ClusterError
+from serving.cli.exit_codes import WrongArgumentError
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, validated
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
-Port = Annotated[
-    int | None, typer.Option(help="HTTP port; 0 picks a free one.", show_default="8000")
-]
+# The field of a settings class, and the flags that set it.
+HTTP_FLAGS = {
+    "host": ("--http-host", "--host"),
+    "port": ("--http-port", "--port"),
+    "num_proxies": ("--proxies",),
+    "root_path": ("--root-path",),
+    "request_timeout_s": ("--request-timeout-s",),
+    "keep_alive_timeout_s": ("--keep-alive-timeout-s",),
+    "location": ("--proxy-location",),
+    "ssl_certfile": ("--ssl-certfile",),
+    "ssl_keyfile": ("--ssl-keyfile",),
+}
+ADMIN_FLAGS = {"host": ("--admin-host",), "port": ("--admin-port",)}
+LOGGING_FLAGS = {
+    "log_level": ("--log-level",),
+    "encoding": ("--log-encoding",),
+    "enable_access_log": ("--access-log/--no-access-log",),
+    "logs_dir": ("--logs-dir",),
+}
+OWNERS: dict[type[BaseModel], str] = {
+    HTTPOptions: "HTTP",
+    AdminOptions: "REST API",
+    LoggingConfig: "logging",
+}
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def http_options(host: str | None, port: int | None) -> HTTPOptions:
-    """The HTTP options, with defaults for what was not given."""
-    given = {"host": host, "port": port}
+def takes(
+    model: type[BaseModel], into: str, flags: dict[str, tuple[str, ...]]
+) -> Callable[[Command], Command]:
+    """Gives a command an option for each of these fields; it gets them as one object, `into`, with
+    defaults for what was not given."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def taking(**arguments: Any) -> Any:
+            given = {name: arguments.pop(f"{into}_{name}") for name in flags}
+            return command(**arguments, **{into: _made(model, given)})
+
+        own = inspect.signature(command, eval_str=True)
+        kept = [each for name, each in own.parameters.items() if name != into]
+        parameters = [*kept, *(_parameter(model, into, *each) for each in flags.items())]
+        taking.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        taking.__annotations__ = {each.name: each.annotation for each in parameters}
+        return taking  # type: ignore[return-value]
+
+    return decorate
+
+
+def _made(model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
+    values = {name: value for name, value in given.items() if value is not None}
     try:
-        return validated(
-            HTTPOptions, {key: value for key, value in given.items() if value is not None}, "HTTP"
-        )
+        return validated(model, values, OWNERS[model])
     except ValueError as error:
-        raise ClusterError(str(error)) from None
+        raise WrongArgumentError(str(error)) from None
+
+
+def _parameter(
+    model: type[BaseModel], into: str, name: str, flags: tuple[str, ...]
+) -> inspect.Parameter:
+    field = model.model_fields[name]
+    default = field.get_default(call_default_factory=True)
+    shown = None if default in (None, "") else str(default)
+    option = typer.Option(*flags, help=_documentation(model)[name], show_default=shown or False)
+    kind: Any = Annotated[_type_of(field.annotation) | None, option]
+    parameter = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(f"{into}_{name}", parameter, default=None, annotation=kind)
+
+
+def _type_of(annotation: Any) -> Any:
+    """The type that a shell's word is read as: checks are the settings' own."""
+    if annotation in (str, int, float, bool):
+        return annotation
+    if get_origin(annotation) is Literal:
+        return str
+    return _type_of(next(each for each in get_args(annotation) if each is not type(None)))
+
+
+def _documentation(model: type[BaseModel]) -> dict[str, str]:
+    """What the source says below each field."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = dict.fromkeys(model.model_fields, "")
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            text = ast.literal_eval(below.value)
+            found[getattr(field.target, "id", "")] = " ".join(text.split())
+    return found

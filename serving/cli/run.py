@@ -17,18 +17,19 @@ import typer
 
 from serving import api, cluster, lifeline, progress
 from serving.cli.changes import Changes
-from serving.cli.options import Host, Port, http_options
+from serving.cli.options import HTTP_FLAGS, takes
+from serving.config import HTTPOptions
 from serving.exceptions import ClusterError
 
 
+@takes(HTTPOptions, "http", {name: HTTP_FLAGS[name] for name in ("host", "port")})
 def run(
+    http: HTTPOptions,
     import_path: Annotated[
         str, typer.Argument(metavar="MODULE:APP", help="The application, a result of .bind().")
     ],
     name: Annotated[str, typer.Option(help="The application's name.")] = "default",
     route_prefix: Annotated[str, typer.Option(help="The HTTP path that it serves.")] = "/",
-    host: Host = None,
-    port: Port = None,
     app_dir: Annotated[
         Path, typer.Option(help="The folder to import from.", file_okay=False, exists=True)
     ] = Path("."),
@@ -37,14 +38,14 @@ def run(
     ] = False,
 ) -> None:
     """Serve an application until Ctrl-C."""
-    if cluster.find() is not None and (host or port is not None):
+    if cluster.find() is not None and http.model_fields_set:
         raise ClusterError(
             "a cluster runs already and keeps its address: leave out --host and --port, or end it "
             "with `serving shutdown`"
         )
     # From here on: what changes during the first deploy must not be missed.
     changes = Changes(app_dir) if reload else None
-    with api.connected(http_options(host, port)) as address, api.until_interrupted(name):
+    with api.connected(http) as address, api.until_interrupted(name):
         deploy = _Deploy(address, name, [import_path, name, route_prefix, str(app_dir.absolute())])
         if deploy() != 0:
             raise typer.Exit(1)

@@ -19,6 +19,7 @@ from serving.schema import (
     ApplicationStatusOverview,
     DeploymentStatus,
     DeploymentStatusOverview,
+    DeploymentStatusTrigger,
 )
 from serving.specs import Graph, options_message
 from serving.testing.arguments import Handles
@@ -191,8 +192,13 @@ def _endpoint(replica_id: str) -> pb.Endpoint:
 def _status(replicas: list[LocalReplica]) -> DeploymentStatusOverview:
     ready = sum(replica.is_ready for replica in replicas)
     states = {"RUNNING": ready, "STARTING": len(replicas) - ready}
+    is_complete = ready == len(replicas)
     return DeploymentStatusOverview(
-        status=DeploymentStatus.HEALTHY if ready == len(replicas) else DeploymentStatus.UPDATING,
+        status=DeploymentStatus.HEALTHY if is_complete else DeploymentStatus.UPDATING,
+        status_trigger=DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED
+        if is_complete
+        else DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
         replica_states={state: count for state, count in states.items() if count},
         message="",
+        target_num_replicas=len(replicas),
     )

@@ -97,30 +97,58 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReplicaStatus(_message.Message):
-    __slots__ = ("replica_id", "state", "pid", "version")
+    __slots__ = ("replica_id", "state", "pid", "version", "started_at_s")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     state: str
     pid: int
     version: str
-    def __init__(self, replica_id: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    started_at_s: float
+    def __init__(self, replica_id: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., started_at_s: _Optional[float] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("at_s", "text")
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    at_s: float
+    text: str
+    def __init__(self, at_s: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ReplicaFailure(_message.Message):
+    __slots__ = ("at_s", "replica_id", "error")
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    at_s: float
+    replica_id: str
+    error: str
+    def __init__(self, at_s: _Optional[float] = ..., replica_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
-    __slots__ = ("name", "status", "message", "target_num_replicas", "replicas")
+    __slots__ = ("name", "status", "message", "target_num_replicas", "replicas", "status_trigger", "options", "decisions", "last_failures")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TARGET_NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_TRIGGER_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAILURES_FIELD_NUMBER: _ClassVar[int]
     name: str
     status: str
     message: str
     target_num_replicas: int
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaStatus]
-    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ...) -> None: ...
+    status_trigger: str
+    options: DeploymentOptions
+    decisions: _containers.RepeatedCompositeFieldContainer[Decision]
+    last_failures: _containers.RepeatedCompositeFieldContainer[ReplicaFailure]
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., status_trigger: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., last_failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
     __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress")
@@ -150,19 +178,51 @@ class ProxyStatus(_message.Message):
     status: str
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
 
+class ReplicaStacksRequest(_message.Message):
+    __slots__ = ("application", "replica")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    replica: str
+    def __init__(self, application: _Optional[str] = ..., replica: _Optional[str] = ...) -> None: ...
+
+class ReplicaStacks(_message.Message):
+    __slots__ = ("replica_id", "pid", "text", "error")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    pid: int
+    text: str
+    error: str
+    def __init__(self, replica_id: _Optional[str] = ..., pid: _Optional[int] = ..., text: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ReplicaStacksResponse(_message.Message):
+    __slots__ = ("replicas",)
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaStacks]
+    def __init__(self, replicas: _Optional[_Iterable[_Union[ReplicaStacks, _Mapping]]] = ...) -> None: ...
+
 class ServeStatus(_message.Message):
-    __slots__ = ("applications", "proxies", "http_host", "http_port", "https")
+    __slots__ = ("applications", "proxies", "http_host", "http_port", "https", "admin_url", "controller_pid", "log")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     HTTP_HOST_FIELD_NUMBER: _ClassVar[int]
     HTTP_PORT_FIELD_NUMBER: _ClassVar[int]
     HTTPS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_URL_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_PID_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     http_host: str
     http_port: int
     https: bool
-    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ...) -> None: ...
+    admin_url: str
+    controller_pid: int
+    log: str
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("watcher", "revision")

@@ -64,6 +64,11 @@ class ControllerStub(object):
                 request_serializer=serving_dot_v1_dot_controller__pb2.ReplicaReport.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_controller__pb2.ReplicaReportResponse.FromString,
                 _registered_method=True)
+        self.GetStacks = channel.unary_unary(
+                '/serving.v1.Controller/GetStacks',
+                request_serializer=serving_dot_v1_dot_controller__pb2.ReplicaStacksRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_controller__pb2.ReplicaStacksResponse.FromString,
+                _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/serving.v1.Controller/Shutdown',
                 request_serializer=serving_dot_v1_dot_controller__pb2.ShutdownRequest.SerializeToString,
@@ -116,6 +121,13 @@ class ControllerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStacks(self, request, context):
+        """What replicas are doing now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Shutdown(self, request, context):
         """Ends the applications; the supervisor ends the processes.
         """
@@ -155,6 +167,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.ReportReplica,
                     request_deserializer=serving_dot_v1_dot_controller__pb2.ReplicaReport.FromString,
                     response_serializer=serving_dot_v1_dot_controller__pb2.ReplicaReportResponse.SerializeToString,
+            ),
+            'GetStacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStacks,
+                    request_deserializer=serving_dot_v1_dot_controller__pb2.ReplicaStacksRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_controller__pb2.ReplicaStacksResponse.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -324,6 +341,33 @@ class Controller(object):
             '/serving.v1.Controller/ReportReplica',
             serving_dot_v1_dot_controller__pb2.ReplicaReport.SerializeToString,
             serving_dot_v1_dot_controller__pb2.ReplicaReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serving.v1.Controller/GetStacks',
+            serving_dot_v1_dot_controller__pb2.ReplicaStacksRequest.SerializeToString,
+            serving_dot_v1_dot_controller__pb2.ReplicaStacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,59 @@
+"""What is PUT is deployed by a process of its own: it imports the user's code, which this one must
+not, and a fresh interpreter sees the code as it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from starlette.responses import PlainTextResponse, Response
+
+from serving import cluster
+
+# Imports may load much; who waits longer than this does not any more.
+DEPLOY_TIMEOUT_S = 300.0
+# Exit codes of the command, see `serving.cli.exit_codes`, and what they are in HTTP.
+_STATUS = {0: 200, 2: 400}
+
+
+class Deploys:
+    """Deploys one config after another."""
+
+    def __init__(self, controller_address: str, folder: Path) -> None:
+        self._address = controller_address
+        self._folder = folder
+        self._turn = asyncio.Lock()
+
+    async def __call__(self, config: bytes) -> Response:
+        """Deploys a config file of Ray Serve's schema; what is wrong with it is the answer."""
+        async with self._turn:
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".json") as file:
+                file.write(config)
+                file.flush()
+                code, output = await self._run(file.name)
+        if code == 0:
+            return Response()
+        return PlainTextResponse(output, _STATUS.get(code, 500))
+
+    async def _run(self, path: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "serving.cli", "deploy", path),
+            env={**os.environ, cluster.ADDRESS_VARIABLE: self._address},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(DEPLOY_TIMEOUT_S):
+                _, errors = await process.communicate()
+        except TimeoutError:
+            return 1, f"serving: the deploy took more than {DEPLOY_TIMEOUT_S:.0f} s\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return process.returncode or 0, errors.decode(errors="replace")

@@ -1,0 +1,54 @@
+"""`serving start`: the cluster that stays."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from serving import api, cluster
+from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, takes
+from serving.config import ADMIN_TOKEN_VARIABLE, AdminOptions, HTTPOptions, LoggingConfig
+from serving.exceptions import ClusterError
+
+
+@takes(HTTPOptions, "http", HTTP_FLAGS)
+@takes(AdminOptions, "admin", ADMIN_FLAGS)
+@takes(LoggingConfig, "logging", LOGGING_FLAGS)
+def start(
+    http: HTTPOptions,
+    admin: AdminOptions,
+    logging: LoggingConfig,
+    with_admin: Annotated[
+        bool, typer.Option("--admin/--no-admin", help="Whether there is a REST API.")
+    ] = True,
+    block: Annotated[
+        bool,
+        typer.Option(
+            "--block", help="Stay in the foreground and log to stderr, as systemd expects."
+        ),
+    ] = False,
+) -> None:
+    """Start a cluster that stays until `serving shutdown`."""
+    if (address := cluster.find()) is not None:
+        raise ClusterError(f"a cluster runs already, at {api.status().url or address}")
+    settings = cluster.ClusterSettings(http, logging, admin if with_admin else None)
+    if block:
+        cluster.become(settings)
+    started = cluster.start_detached(settings)
+    typer.echo(f"Cluster started, process {started['pid']}; logs are in {started['log']}")
+    if problem := started["admin_problem"]:
+        typer.echo(f"serving: {problem}", err=True)
+    if started["admin_url"]:
+        typer.echo(f"REST API: {started['admin_url']}/{_how_to_enter(admin, started)}")
+    if url := api.status().url:
+        typer.echo(f"HTTP: {url}/")
+
+
+def _how_to_enter(admin: AdminOptions, started: dict[str, str]) -> str:
+    if os.environ.get(ADMIN_TOKEN_VARIABLE):
+        return f", with the token that {ADMIN_TOKEN_VARIABLE} names"
+    if not admin.is_loopback:
+        return f", with the token in {started['state_dir']}/{cluster.ADMIN_TOKEN_FILE}"
+    return ""
