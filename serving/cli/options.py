@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -43,7 +43,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def takes(
-    model: type[BaseModel], into: str, flags: dict[str, tuple[str, ...]]
+    model: type[BaseModel], into: str, flags: Mapping[str, tuple[str, ...]]
 ) -> Callable[[Command], Command]:
     """Gives a command an option for each of these fields; it gets them as one object, `into`, with
     defaults for what was not given."""

@@ -41,6 +41,8 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SERVING_ADDRESS", raising=False)
     monkeypatch.setenv("SERVING_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SERVING_HTTP_PORT", "0")
+    monkeypatch.setenv("SERVING_ADMIN_PORT", "0")
+    monkeypatch.delenv("SERVING_ADMIN_TOKEN", raising=False)
 
 
 def get(path: str = "/") -> requests.Response:
