@@ -58,6 +58,7 @@ class Wanted:
         return (
             application == self.application
             or component.startswith(f"{self.application}#")
+            or message.startswith(f" -- {self.application} /")  # of the access log
             or f"application {self.application!r}" in message
             or f"{self.application}#" in message
         )

@@ -15,7 +15,7 @@ Traceback (most recent call last):
   File "x.py", line 1, in f
 ValueError: no
 INFO 2026-01-31 12:00:03,000 my app#D#cccc3333 request_id=6a application=my -- hello
-INFO 2026-01-31 12:00:04,000 proxy-0 request_id=7b route=/ application=shop -- GET / 200 1.0ms
+INFO 2026-01-31 12:00:04,000 proxy-0 -- shop / GET / 200 1.0ms 7b
 INFO 2026-01-31 12:00:05,000 controller -- shop#Ranker#bbbb2222 (pid 7): the process ended
 {"level": "INFO", "component": "shop#Ranker#aaaa1111", "message": "in JSON"}
 {"level": "INFO", "component": "proxy-0", "message": "GET /", "application": "other"}
