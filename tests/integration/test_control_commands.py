@@ -202,7 +202,7 @@ def test_stacks_tell_what_a_replica_does_now(url: str) -> None:
     serving.run(Waiter.bind(), name="wait", route_prefix="/wait")
     (replica,) = status().applications["wait"].deployments["Waiter"].replicas
     asked = threading.Thread(
-        target=lambda: requests.get(f"{url}wait", timeout=2 * DEADLINE_S), daemon=True
+        target=lambda: requests.post(f"{url}wait", timeout=DEADLINE_S), daemon=True
     )
     asked.start()
     try:
