@@ -4,6 +4,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from serving.cli.exit_codes import ExitCode, WrongArgumentError, code_of
@@ -11,7 +12,7 @@ from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, OWNERS, 
 from serving.config import AdminOptions, HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError, DeploymentFailedError
 
-got: list[object] = []
+got: list[tuple[HTTPOptions, LoggingConfig, str]] = []
 app = typer.Typer()
 
 
@@ -24,7 +25,7 @@ def command(
     got.append((http, logging, own))
 
 
-def run(*arguments: str) -> object:
+def run(*arguments: str) -> tuple[HTTPOptions, LoggingConfig, str]:
     got.clear()
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -35,7 +36,7 @@ def test_settings_are_made_of_what_was_given() -> None:
     expected = HTTPOptions(port=1, num_proxies=2, request_timeout_s=0.5)
     arguments = ["--http-port", "1", "--proxies", "2", "--request-timeout-s", "0.5"]
 
-    http, logging, own = run(*arguments, "--log-level", "debug", "--no-access-log", "--own", "x")  # type: ignore[misc]
+    http, logging, own = run(*arguments, "--log-level", "debug", "--no-access-log", "--own", "x")
 
     assert (http, own) == (expected, "x")
     assert http.model_fields_set == {"port", "num_proxies", "request_timeout_s"}
@@ -58,7 +59,11 @@ def test_wrong_value_names_the_option_and_is_a_usage_error() -> None:
 @pytest.mark.parametrize("flags", [HTTP_FLAGS, LOGGING_FLAGS, ADMIN_FLAGS])
 def test_every_setting_has_its_flag(flags: dict[str, object]) -> None:
     """A field that is added to the settings gets one too, or a reason why not stands here."""
-    known = {HTTPOptions: HTTP_FLAGS, LoggingConfig: LOGGING_FLAGS, AdminOptions: ADMIN_FLAGS}
+    known: dict[type[BaseModel], object] = {
+        HTTPOptions: HTTP_FLAGS,
+        LoggingConfig: LOGGING_FLAGS,
+        AdminOptions: ADMIN_FLAGS,
+    }
     assert known.keys() == OWNERS.keys()
     (model,) = (model for model, own in known.items() if own is flags)
 
