@@ -124,7 +124,8 @@ def start(
 
 
 def status() -> ServeStatus:
-    """The applications and proxies of the cluster; empty where none runs."""
+    """The applications and proxies of the cluster; empty where none runs. Within a replica, the
+    cluster is its own."""
     if (here := _local_cluster()) is not None:
         return here.status()
     if _address() is None:
@@ -189,8 +190,9 @@ def get_deployment_handle(
 def delete(name: str) -> None:
     """Stops an application, letting its requests finish, and returns when it is gone.
 
-    Raises ValueError where there is none of that name.
+    Not within a replica. Raises ValueError where there is none of that name.
     """
+    _refuse_in_replica("delete")
     if (here := _local_cluster()) is not None:
         if not here.delete(name):
             raise _no_application(name, (app.name for app in here.applications()))
@@ -203,7 +205,9 @@ def delete(name: str) -> None:
 
 
 def shutdown() -> None:
-    """Ends the cluster, letting requests finish. Does nothing where none runs."""
+    """Ends the cluster, letting requests finish. Does nothing where none runs. Not within a
+    replica."""
+    _refuse_in_replica("shutdown")
     if (here := _local_cluster()) is not None:
         here.close()
         return
@@ -406,10 +410,9 @@ class CalledWhileImportedError(ClusterError):
 
 
 def _refuse_while_imported(call: str) -> None:
-    module = sys.modules["__main__"].__spec__
     if _importing:
         what = f"module {_importing!r} calls serving.{call}() when it is imported"
-    elif module is not None and module.name.startswith("serving.replica"):
+    elif _is_replica():
         what = f"serving.{call}() was called in a replica, maybe by a module that it imports"
     else:
         return
@@ -417,6 +420,19 @@ def _refuse_while_imported(call: str) -> None:
         f"{what}: make the application there with .bind(), and keep serving.{call}() under "
         'if __name__ == "__main__":'
     )
+
+
+def _refuse_in_replica(call: str) -> None:
+    if _is_replica():
+        raise ClusterError(
+            f"serving.{call}() was called in a replica, for whose end it might wait: call it in a "
+            f"script, or use `serving {call}`"
+        )
+
+
+def _is_replica() -> bool:
+    module = sys.modules["__main__"].__spec__
+    return module is not None and module.name.startswith("serving.replica")
 
 
 def wait_for_end() -> NoReturn:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from serving import lifeline, progress
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig
+from serving.config import ADDRESS_VARIABLE, AdminOptions, HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError
 from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
 
-ADDRESS_VARIABLE = "SERVING_ADDRESS"
 STATE_DIR_VARIABLE = "SERVING_STATE_DIR"
 ADMIN_TOKEN_FILE = "admin.token"
 LOG_FILE = "serving.log"

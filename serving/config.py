@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+ADDRESS_VARIABLE = "SERVING_ADDRESS"
+"""Names the controller of the cluster that is meant; in a replica, of its own."""
 _KEEP_ALIVE_VARIABLES = (
     "SERVING_HTTP_KEEP_ALIVE_TIMEOUT_S",
     "RAY_SERVE_HTTP_KEEP_ALIVE_TIMEOUT_S",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from starlette.responses import PlainTextResponse, Response
 
-from serving import cluster
+from serving.config import ADDRESS_VARIABLE
 
 # Imports may load much; who waits longer than this does not any more.
 DEPLOY_TIMEOUT_S = 300.0
@@ -42,7 +42,7 @@ class Deploys:
     async def _run(self, path: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "serving.cli", "deploy", path),
-            env={**os.environ, cluster.ADDRESS_VARIABLE: self._address},
+            env={**os.environ, ADDRESS_VARIABLE: self._address},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

@@ -48,7 +48,10 @@ class ListFunction:
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The item, as `batch_size_fn` sees it, and the arguments by name."""
-        bound = self.item_signature.bind(*args, **kwargs)
+        try:
+            bound = self.item_signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}{self.item_signature}: {error}") from None
         given = dict(bound.arguments)
         bound.apply_defaults()
         values = tuple(bound.arguments.values())

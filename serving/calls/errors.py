@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import traceback
+from typing import Any
 
 import serving
+from serving import code
 from serving.calls import payload
 from serving.exceptions import RemoteError
 from serving.v1 import call_pb2 as pb
@@ -25,10 +27,11 @@ _NOT_RAISED = (StopIteration, StopAsyncIteration)
 
 def encode_error(error: BaseException) -> bytes:
     """A serialized `CallError`."""
+    pickled, problem = _pickled(error)
     return pb.CallError(
-        pickled=_pickled(error),
+        pickled=pickled,
         type_name=_bounded(_type_name(error)),
-        text=_bounded(_text(error)),
+        text=_bounded(_text(error) + problem),
         traceback=_bounded(_traceback(error)),
     ).SerializeToString()
 
@@ -51,14 +54,48 @@ def is_remote(error: BaseException) -> bool:
     return isinstance(cause, RemoteError) and not cause.type_name
 
 
-def _pickled(error: BaseException) -> bytes:
+def _pickled(error: BaseException) -> tuple[bytes, str]:
+    """Its pickle, or nothing and why: its text is sent in any case."""
     # What ends a process or a task (and is no Exception) must not end another one.
     if not isinstance(error, Exception) or isinstance(error, _NOT_RAISED):
-        return b""
+        return b"", ""
     try:
-        return payload.dumps_whole(error)
-    except Exception:  # its text is sent in any case
-        return b""
+        return code.dumps(error, replace=_portable), ""
+    except Exception as problem:
+        return b"", f" (the exception itself cannot be sent: {_text(problem)})"
+
+
+def _portable(value: object) -> _Portable | None:
+    """In the place of an exception that is pickled as `cls(*args)`, which many a class refuses:
+    its constructor takes other arguments than it passes on."""
+    kind = type(value)
+    if (
+        isinstance(value, BaseException)
+        and kind.__reduce__ is BaseException.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+    ):
+        return _Portable(value)
+    return None
+
+
+class _Portable:
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = self._error.__reduce__()
+        make, args, *state = reduced
+        return _rebuilt, (make, args), *state
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An exception of these `args`, with its constructor called if it takes them."""
+    try:
+        error = kind(*args)
+    except Exception:  # whatever a constructor makes of arguments that it does not expect
+        error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 def _loaded(message: pb.CallError) -> Exception:
@@ -68,8 +105,13 @@ def _loaded(message: pb.CallError) -> Exception:
         return substitute
     try:
         loaded = payload.loads([message.pickled])
-    except Exception:  # its class is missing here, or cannot be called with its arguments
-        return substitute
+    except Exception as problem:  # its class is missing here, say
+        return RemoteError(
+            f"{text} (the exception cannot be rebuilt from its args here: "
+            f"{type(problem).__name__}: {_text(problem)}; give its class a __reduce__, or pass all "
+            "arguments to super().__init__)",
+            type_name=message.type_name,
+        )
     return loaded if isinstance(loaded, Exception) else substitute
 
 

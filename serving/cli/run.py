@@ -18,7 +18,7 @@ import typer
 from serving import api, cluster, lifeline, progress
 from serving.cli.changes import Changes
 from serving.cli.options import HTTP_FLAGS, takes
-from serving.config import HTTPOptions
+from serving.config import ADDRESS_VARIABLE, HTTPOptions
 from serving.exceptions import ClusterError
 
 
@@ -80,7 +80,7 @@ class _Deploy:
                 ],
                 env={
                     **os.environ,
-                    cluster.ADDRESS_VARIABLE: self._address,
+                    ADDRESS_VARIABLE: self._address,
                     lifeline.FD_VARIABLE: str(lifeline_read),
                 },
                 pass_fds=(lifeline_read, tell),

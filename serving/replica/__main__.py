@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from serving import lifeline, logs
-from serving.config import LoggingConfig
+from serving.config import ADDRESS_VARIABLE, LoggingConfig
 from serving.replica.process import ReplicaProcess
 from serving.v1.controller_pb2 import ReplicaSpec
 
@@ -32,6 +32,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The terminal's Ctrl-C is the owner's.
     spec = ReplicaSpec.FromString(Path(sys.argv[1]).read_bytes())
     logging_config = LoggingConfig.model_validate_json(os.environ.get("SERVING_LOGGING", "{}"))
+    # For this process, and for what it starts, the cluster is its own.
+    os.environ[ADDRESS_VARIABLE] = spec.controller_address
     logs.configure_replica(spec.replica_id, logging_config)
     status = uvloop.run(_run(spec))
     sys.exit(status)

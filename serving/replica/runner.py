@@ -85,7 +85,7 @@ class Runner:
         except TimeoutError:
             if not self._tasks:
                 return
-            logger.warning("%d requests were cancelled at the end of the grace", self.ongoing)
+            logger.warning("requests cancelled at the end of the grace: %d", self.ongoing)
             for task, (stream, scope) in self._tasks.items():
                 stream.reset(ResetCode.CANCEL, "the replica is stopping")
                 _cancel(task, scope)

@@ -208,10 +208,12 @@ def test_orders_and_threads_of_a_replica_give_no_warning_in_debug_mode(
 # Binding
 
 
-def test_deployments_bound_as_attributes_of_an_object_arrive_as_handles(mode: Mode) -> None:
-    parts = chained.Parts(
-        chained.Link.bind("one"), {"two": chained.Link.options(name="Two").bind("two")}
-    )
+def test_deployments_bound_as_attributes_of_an_object_arrive_as_handles(
+    mode: Mode, tmp_path: Path
+) -> None:
+    one = chained.Link.bind("one", str(tmp_path))
+    two = chained.Link.options(name="Two").bind("two", str(tmp_path))
+    parts = chained.Parts(one, {"two": two})
     handle = mode.run(chained.Holder.bind(parts), name="holder", route_prefix=None)
 
     assert handle.remote(1).result(TIMEOUT_S) == [2, 2]

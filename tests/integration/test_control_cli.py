@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,8 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
 @pytest.mark.parametrize(
     ("import_path", "message"),
     [
-        ("app", "'app' is not of the form module:app"),
+        ("app", "'app' is not of the form module:app; did you mean 'app:app'?"),
+        ("sub/app.py", "'sub/app.py' is not of the form module:app; did you mean 'sub.app:app'?"),
         ("app.py:app", "'app.py:app' is not of the form module:app; did you mean 'app:app'?"),
         ("runs:app", "module 'runs' calls serving.run() when it is imported: make the application"),
         ("nothing:app", "no module 'nothing' in "),
@@ -156,6 +158,17 @@ def test_wrong_import_path_is_one_line(folder: Path, import_path: str, message: 
 
     assert message in output
     assert len(output.splitlines()) == 1
+
+
+def test_version_is_told() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "serving.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout == f"serving {version('serving')}\n"
 
 
 def test_exception_in_the_module_is_shown_with_the_users_frames(folder: Path) -> None:

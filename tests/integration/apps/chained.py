@@ -25,7 +25,7 @@ THREADS = 8
 class Link:
     """One of a chain: what it is asked for, it asks the next one for."""
 
-    def __init__(self, name: str, folder: str = "", following: Handle | None = None) -> None:
+    def __init__(self, name: str, folder: str, following: Handle | None = None) -> None:
         self._name = name
         self._folder = Path(folder)
         self._next = following

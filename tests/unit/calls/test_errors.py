@@ -16,9 +16,23 @@ class TwoArguments(Exception):
         super().__init__(f"{one} and {two}")
 
 
+class OwnConstructor(Exception):
+    def __init__(self, code: int, detail: str = "none") -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+
+
+class OwnNew(Exception):
+    def __new__(cls, *, code: int) -> OwnNew:
+        return super().__new__(cls, code)
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(code)
+
+
 class HoldsGenerator(Exception):
     def __init__(self) -> None:
-        super().__init__("held", iter(range(0)))
+        super().__init__("held", (x for x in ""))
 
 
 class NoText(Exception):
@@ -48,6 +62,28 @@ def test_an_exception_keeps_its_type_and_shows_where_it_was_raised() -> None:
     assert not is_remote(KeyError())
 
 
+@pytest.mark.parametrize("error", [TwoArguments(1, 2), OwnConstructor(3, "too long")], ids=repr)
+def test_exception_whose_constructor_takes_other_arguments_keeps_its_type(error: Any) -> None:
+    received = raised(error)
+    assert type(received) is type(error)
+    assert received.args == error.args
+    assert str(received) == str(error)
+    assert vars(received) == vars(error)
+
+
+def test_exception_within_another_is_rebuilt_too() -> None:
+    group = raised(ExceptionGroup("two", [TwoArguments(1, 2), ValueError("x")]))
+    assert isinstance(group, ExceptionGroup)
+    assert [str(each) for each in group.exceptions] == ["1 and 2", "x"]
+
+
+def test_exception_that_cannot_be_rebuilt_says_so_and_how_to_mend_it() -> None:
+    with pytest.raises(RemoteError, match=r"OwnNew: 1 \(.*its args.*__reduce__.*super"):
+        raise raised(OwnNew(code=1))
+    with pytest.raises(RemoteError, match=r"HoldsGenerator: .*cannot be sent: .*generator"):
+        raise raised(HoldsGenerator())
+
+
 def test_a_remote_cause_is_told_further_on() -> None:
     further = raised(raised(ValueError("deep")))
     assert str(further.__cause__).count("Traceback") >= 2
@@ -56,7 +92,7 @@ def test_a_remote_cause_is_told_further_on() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        TwoArguments(1, 2),
+        OwnNew(code=1),
         HoldsGenerator(),
         Odd("odd"),
         KeyboardInterrupt("stop"),
