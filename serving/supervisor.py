@@ -364,7 +364,7 @@ class Supervisor:
             os.close(write)
 
     def _publish(self) -> None:
-        """Lets others find the cluster, and tells the one who waits that it is ready."""
+        """Lets others find the cluster, and tells those who wait that it is ready."""
         cluster = {
             "pid": os.getpid(),
             "controller": self.controller_address,
@@ -378,6 +378,7 @@ class Supervisor:
         draft.write_text(json.dumps(cluster))
         draft.replace(self.state_dir / CLUSTER_FILE)
         self._tell({"ready": True, "state_dir": str(self.state_dir), **cluster}, last=True)
+        _notify_manager()
 
     def _tell(self, line: dict[str, Any], *, last: bool = False) -> None:
         if self._ready_fd is None:
@@ -493,6 +494,18 @@ async def _ended(processes: list[Process], timeout_s: float) -> None:
         _, pending = await asyncio.wait(waits, timeout=timeout_s)
         for wait in pending:
             wait.cancel()
+
+
+def _notify_manager() -> None:
+    """Tells systemd, or who else speaks sd_notify(3), that the service is up."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        if address.startswith("@"):
+            address = f"\0{address[1:]}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying:
+            try:
+                notifying.sendto(b"READY=1", address)
+            except OSError as error:
+                log.warning("NOTIFY_SOCKET cannot be told: %s", _text(error))
 
 
 def _temporary_folder() -> str:

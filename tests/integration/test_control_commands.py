@@ -259,17 +259,22 @@ def test_start_with_the_admin_port_taken_warns_and_serves(
         serving_command("shutdown")
 
 
-def test_start_in_the_foreground_ends_with_its_signal(
+def test_start_in_the_foreground_tells_its_manager_and_ends_with_its_signal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     isolate(monkeypatch, tmp_path)
-    with running("start", "--block", "--no-admin", "--logs-dir", str(tmp_path / "logs")) as process:
-        until(lambda: serving.status().proxies)
-        serving.run(Talker.bind())
-        assert serving.status().admin_url == ""
-        assert requests.get(serving.status().url, timeout=DEADLINE_S).text == "talked"
-        until(lambda: "talked" in serving_command("logs", "--app", "default"))
+    arguments = ["--block", "--no-admin", "--logs-dir", str(tmp_path / "logs")]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with running("start", *arguments) as process:
+            assert manager.recv(100) == b"READY=1"
+            serving.run(Talker.bind())
+            assert serving.status().admin_url == ""
+            assert requests.get(serving.status().url, timeout=DEADLINE_S).text == "talked"
+            until(lambda: "talked" in serving_command("logs", "--app", "default"))
 
-        process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
 
-        assert process.wait(DEADLINE_S) == 0
+            assert process.wait(DEADLINE_S) == 0
