@@ -27,6 +27,12 @@ def settle_gc() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
+def is_being_cancelled() -> bool:
+    """Whether the current task is, and not just something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def call_hook(hook: Callable[..., Any], *arguments: Any) -> None:
     """Calls a method that a user's object may have, such as `shutdown`: on the loop if it is
     `async`, else in a thread of its own, since requests may have taken those of the handlers."""

@@ -11,7 +11,7 @@ import contextlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 HUGE_PAGES_FROM = 32 * 1024 * 1024
@@ -121,6 +121,15 @@ def offering() -> Iterator[str]:
         yield f"{place.pid} {place.fd} {place.inode} {place.size}"
     finally:
         file.close()
+
+
+def offer_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The offer in a call's metadata; empty where there is none."""
+    # Not dict(metadata): in older releases of gRPC the `keys` of its own class are pairs.
+    for key, value in metadata or ():
+        if key == OFFER_KEY:
+            return str(value)
+    return ""
 
 
 def accept(offered: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from serving.aio import is_being_cancelled
 from serving.calls import payload
 from serving.calls.errors import encode_error, is_remote
 from serving.calls.shares import Shares, is_large
@@ -39,7 +40,7 @@ class CallHandler:
             else:
                 await _send(stream, pb.RESULT, await method.value(args, kwargs), end=True)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             if not is_remote(error):
                 logger.error("call of %s failed", call.method, exc_info=error)
@@ -175,8 +176,3 @@ async def _send_shared(
             # The caller resets the stream when it has read them: that is no cancellation.
             stream.on_early_end(None)
             await stream.over()
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
+from serving.aio import is_being_cancelled
 from serving.context import RequestScope, enter_request
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import Part
@@ -141,7 +142,7 @@ class Runner:
             await self._app(scope, bridge.receive, bridge.send)
             failed = False
         except BaseException as raised:
-            if isinstance(raised, asyncio.CancelledError) and _is_being_cancelled():
+            if isinstance(raised, asyncio.CancelledError) and is_being_cancelled():
                 raise
             if refusal := refusal_of(raised):
                 logger.warning("request %s was refused: %s", request.request_id, raised)
@@ -219,12 +220,6 @@ def _cancel(task: asyncio.Task[None], scope: RequestScope) -> None:
         waits_for.add_done_callback(lambda _: task.cancel())
     else:
         task.cancel()
-
-
-def _is_being_cancelled() -> bool:
-    """Whether this request is, and not just something that its handler waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _is_departure(error: BaseException, stream: Stream) -> bool:

@@ -43,7 +43,7 @@ class DataService(ReplicaServicer):
 
     async def Connect(self, _: Any, context: Any) -> None:
         """Many requests of one caller, on one call."""
-        offered = dict(context.invocation_metadata() or ()).get(memory.OFFER_KEY, "")
+        offered = memory.offer_in(context.invocation_metadata())
         if not (offered and memory.accept(offered)):
             await self.carry(context)
             return

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from serving import memory
+from serving.aio import is_being_cancelled
 from serving.mux import CallerConnection, ClientCall, ProtocolError, channel_options
 from serving.v1.replica_pb2_grpc import ReplicaStub
 
@@ -53,8 +54,15 @@ class Link:
         it is cancelled; then the connection's open streams fail."""
         backoff_s = FIRST_BACKOFF_S
         while True:
-            if await self._connect_once():
-                backoff_s = FIRST_BACKOFF_S
+            try:
+                if await self._connect_once():
+                    backoff_s = FIRST_BACKOFF_S
+            except asyncio.CancelledError:
+                if is_being_cancelled():
+                    raise
+                # Only the call was, which ended while something of it was waited for.
+            except Exception:  # whatever it was: without a link the replica would get no request
+                logger.exception("connection to %s failed", self.address)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
 
@@ -72,7 +80,7 @@ class Link:
         can, which believes that both do: then another connection must be made, with no offer."""
         if not self._offers_memory:
             return True
-        offer = dict(await call.initial_metadata()).get(memory.OFFER_KEY, "")
+        offer = memory.offer_in(await call.initial_metadata())
         connection.session.shares_memory = bool(offer) and memory.accept(offer)
         self._offers_memory = connection.session.shares_memory or not offer
         return self._offers_memory

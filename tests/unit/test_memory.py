@@ -6,8 +6,10 @@ import dataclasses
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from grpc.aio import Metadata
 
 from serving import memory
 from serving.memory import MemoryFile
@@ -108,3 +110,18 @@ def test_there_is_no_offer_where_there_are_no_memory_files(
 
     with memory.offering() as offer:
         assert offer == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "offer"),
+    [
+        (None, ""),
+        ((), ""),
+        (Metadata(("user-agent", "x")), ""),
+        (Metadata(("user-agent", "x"), (memory.OFFER_KEY, "1 2 3 4")), "1 2 3 4"),
+        (((memory.OFFER_KEY, "1 2 3 4"),), "1 2 3 4"),
+    ],
+    ids=["none", "empty", "another key", "gRPC's own class", "pairs"],
+)
+def test_offer_is_found_in_metadata(metadata: Any, offer: str) -> None:
+    assert memory.offer_in(metadata) == offer
