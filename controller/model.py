@@ -40,6 +40,10 @@ class Target:
     # The version that served before. It goes on doing so until all of the new one is ready, and for
     # good where the new one cannot start.
     previous: str | None = None
+    # How many replicas an update replaces at a time: the share of all, and how many percent of all
+    # may run above their number. The lesser holds, and one always may.
+    rolling_update_percentage: float = 1.0
+    max_surge_percent: float = 100.0
 
 
 @dataclass(frozen=True)

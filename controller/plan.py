@@ -6,6 +6,7 @@ after every change until the plan is empty, so that no step depends on an earlie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -45,9 +46,21 @@ def compute(
     history = histories.get(version, _NEW)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
-    start, wake_at = _missing(target, version, history, ours, now)
-    stop = (*_sick(sick), *_surplus(target, ours), *_outdated(target, ours, others))
-    return Plan(start, stop, wake_at)
+    leaving = (*_surplus(target, ours), *_outdated(target, ours, others))
+    room = target.num_replicas + surge(target) - (len(live) - len(leaving))
+    start, wake_at = _missing(target, version, history, ours, room, now)
+    return Plan(start, (*_sick(sick), *leaving), wake_at)
+
+
+def surge(target: Target) -> int:
+    """How many replicas above their number may run while one version replaces another. Those that
+    finish their requests do not count: they must not hold up the next update."""
+    shares = (target.rolling_update_percentage, target.max_surge_percent / 100)
+    return max(1, min(_share(target.num_replicas, share) for share in shares))
+
+
+def _share(count: int, share: float) -> int:
+    return math.ceil(round(count * share, 6))  # 0.07 of 100 is 7, not 8
 
 
 def held(calls: Mapping[str, Set[str]]) -> set[str]:
@@ -122,9 +135,9 @@ def is_complete(target: Target, replicas: Sequence[Replica]) -> bool:
 
 
 def _missing(
-    target: Target, version: str, history: History, ours: list[Replica], now: float
+    target: Target, version: str, history: History, ours: list[Replica], room: int, now: float
 ) -> tuple[tuple[Start, ...], float | None]:
-    count = target.num_replicas - len(ours)
+    count = min(target.num_replicas - len(ours), room)
     if count <= 0:
         return (), None
     if _is_given_up(history):

@@ -201,7 +201,7 @@ class ApplicationState:
         for state in self.wanted:
             assert state.target is not None
             version = state.target.version
-            state.target = Target(version, state.target.num_replicas)
+            state.target = replace(state.target, previous=None)
             state.specs = {version: state.specs[version]}
             history = state.histories.get(version, History())
             state.histories = {version: plan.after_complete(history)}
@@ -257,12 +257,23 @@ def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
     if plan.has_failed(spec.version, state.histories):
         del state.histories[spec.version]  # asked for again: try again
     state.config_error, state.previous_config = "", config
-    state.target = Target(spec.version, spec.options.num_replicas, previous)
+    state.target = _target(spec, previous)
     kept = {version: state.specs[version] for version in state.specs if version == previous}
     if before is not None and before.version in kept:
         kept[before.version] = _with_config(kept[before.version], config)
     state.specs = {**kept, spec.version: spec}
     state.histories = {v: h for v, h in state.histories.items() if v in state.specs}
+
+
+def _target(spec: pb.DeploymentSpec, previous: str | None) -> Target:
+    options = spec.options
+    return Target(
+        spec.version,
+        options.num_replicas,
+        previous,
+        options.rolling_update_percentage,
+        options.max_surge_percent,
+    )
 
 
 def _with_config(spec: pb.DeploymentSpec, config: str) -> pb.DeploymentSpec:

@@ -175,6 +175,16 @@ class DeploymentOptions(_Settings):
     """Seconds between two health checks of a replica."""
     health_check_timeout_s: PositiveFloat = Field(default=30.0, strict=False)
     """Seconds in which a replica must answer a health check."""
+    blocked_loop_timeout_s: PositiveFloat | None = Field(default=None, strict=False)
+    """Seconds after which a replica whose event loop is blocked is replaced, its stacks being
+    logged before. None: never, it is taken to be busy."""
+    rolling_update_percentage: float = Field(default=0.2, gt=0, le=1, strict=False)
+    """The share of the replicas, above 0 and up to 1, that an update replaces at a time; at least
+    one. Each new one must be ready before an old one leaves. The default is Ray Serve's."""
+    max_surge_percent: float = Field(default=100.0, ge=0, le=100, strict=False)
+    """How many replicas may run beside `num_replicas` during an update, in percent of these; at
+    least one, and those that finish their requests do not count. The default leaves it to
+    `rolling_update_percentage`; it is for machines that have no room for so many."""
     http_adapter: Callable[..., Any] | None = None
     """A function that turns the HTTP request into the argument of the deployment."""
 

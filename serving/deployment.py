@@ -52,6 +52,9 @@ class Options(TypedDict, total=False):
     graceful_shutdown_wait_loop_s: float
     health_check_period_s: float
     health_check_timeout_s: float
+    blocked_loop_timeout_s: float | None
+    rolling_update_percentage: float
+    max_surge_percent: float
     http_adapter: Callable[..., Any] | None
 
 

@@ -161,6 +161,9 @@ def options_message(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:
         graceful_shutdown_wait_loop_s=config.graceful_shutdown_wait_loop_s,
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
+        blocked_loop_timeout_s=config.blocked_loop_timeout_s,
+        rolling_update_percentage=config.rolling_update_percentage,
+        max_surge_percent=config.max_surge_percent,
         ray_actor_options_json=_json(
             config.ray_actor_options and config.ray_actor_options.model_dump(exclude_none=True)
         ),

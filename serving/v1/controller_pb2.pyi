@@ -17,7 +17,7 @@ class Code(_message.Message):
     def __init__(self, import_path: _Optional[str] = ..., pickled: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentOptions(_message.Message):
-    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json")
+    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s")
     NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,9 @@ class DeploymentOptions(_message.Message):
     HEALTH_CHECK_PERIOD_S_FIELD_NUMBER: _ClassVar[int]
     HEALTH_CHECK_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     RAY_ACTOR_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ROLLING_UPDATE_PERCENTAGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SURGE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_LOOP_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     num_replicas: int
     max_ongoing_requests: int
     max_queued_requests: int
@@ -36,7 +39,10 @@ class DeploymentOptions(_message.Message):
     health_check_period_s: float
     health_check_timeout_s: float
     ray_actor_options_json: str
-    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ...) -> None: ...
+    rolling_update_percentage: float
+    max_surge_percent: float
+    blocked_loop_timeout_s: float
+    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ...) -> None: ...
 
 class DeploymentSpec(_message.Message):
     __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls")

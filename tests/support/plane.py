@@ -142,6 +142,8 @@ def spec(
         max_ongoing_requests=5,
         health_check_period_s=60,
         health_check_timeout_s=1,
+        rolling_update_percentage=1,
+        max_surge_percent=100,
     )
     return pb.ApplicationSpec(
         name=name,

@@ -105,6 +105,67 @@ def test_plan_returns_to_the_previous_version() -> None:
     assert names(steps) == (["a"], ["r1"])
 
 
+# Updates
+
+
+def update(
+    count: int, share: float = 0.2, percent: float = 100.0, *, previous: str = "a"
+) -> Target:
+    return Target("b", count, previous, share, percent)
+
+
+@pytest.mark.parametrize(
+    ("target", "count"),
+    [
+        pytest.param(update(1), 1, id="one of one"),
+        pytest.param(update(4), 1, id="share of less than one"),
+        pytest.param(update(10), 2, id="fifth of ten"),
+        pytest.param(update(11), 3, id="rounded up"),
+        pytest.param(update(10, 1.0), 10, id="all"),
+        pytest.param(update(10, 1.0, 25.0), 3, id="percent rounded up"),
+        pytest.param(update(10, 0.3, 100.0), 3, id="the lesser share"),
+        pytest.param(update(10, 0.3, 10.0), 1, id="the lesser percent"),
+        pytest.param(update(10, 1.0, 0.0), 1, id="one always"),
+        pytest.param(update(100, 0.07), 7, id="share that is no binary fraction"),
+    ],
+)
+def test_surge_is_the_lesser_of_both_limits_and_at_least_one(target: Target, count: int) -> None:
+    assert plan.surge(target) == count
+
+
+@pytest.mark.parametrize(
+    ("running", "starts", "stops"),
+    [
+        pytest.param([("a", RUNNING)] * 5, 2, [], id="two beside five"),
+        pytest.param(
+            [*[("a", RUNNING)] * 5, *[("b", STARTING)] * 2], 0, [], id="none while they start"
+        ),
+        pytest.param(
+            [*[("a", RUNNING)] * 5, ("b", RUNNING), ("b", STARTING)],
+            1,
+            ["r0"],
+            id="one after another",
+        ),
+        pytest.param(
+            [*[("a", STOPPING)] * 3, *[("a", RUNNING)] * 2, *[("b", RUNNING)] * 3],
+            2,
+            [],
+            id="those that drain do not count",
+        ),
+        pytest.param([("a", RUNNING)] * 2, 5, [], id="what is missing anyway comes at once"),
+        pytest.param(
+            [("a", STARTING)] * 5, 5, ["r0", "r1", "r2", "r3", "r4"], id="old never ready"
+        ),
+    ],
+)
+def test_update_replaces_as_many_at_a_time_as_it_may(
+    running: list[tuple[str, ReplicaState]], starts: int, stops: list[str]
+) -> None:
+    steps = plan.compute(update(5, 0.4), {"a": PROVEN}, replicas(*running), now=100.0)
+
+    assert names(steps) == (["b"] * starts, stops)
+
+
 def test_replicas_that_fail_together_count_once() -> None:
     history = History()
     for _ in range(4):
@@ -269,7 +330,8 @@ def test_any_graph_ends(graph: dict[str, frozenset[str]]) -> None:
 
 @dataclass
 class World:
-    """Carries out plans at once, but for replicas, which take their time."""
+    """Carries out plans at once, but for replicas, which take their time; and holds against each
+    plan what it must never do."""
 
     target: Target | None
     histories: dict[str, History] = field(default_factory=dict)
@@ -285,26 +347,35 @@ class World:
             self.histories[version] = plan.after_complete(self.history(version))
             self.target = replace(self.target, previous=None)
         steps = plan.compute(self.target, self.histories, self.seen, self.now)
-        ready_before = self.ready
-        for start in steps.start:
-            self.count += 1
-            self.starts[start.version] = self.starts.get(start.version, 0) + 1
-            self.replicas[f"r{self.count}"] = Replica(
-                f"r{self.count}", start.version, STARTING, self.now, self.now
-            )
+        healthy_before = self.healthy
         for stop in steps.stop:
             self.become(stop.replica_id, STOPPING)
+        for start in steps.start:
+            self.start(start.version)
         wanted = self.target.num_replicas if self.target else 0
-        assert self.ready >= min(ready_before, wanted), "stopped a replica that was needed"
+        assert self.healthy >= min(healthy_before, wanted), "stopped a replica that was needed"
+        if steps.start:
+            assert self.target is not None, "started what is deleted"
+            assert len(self.live) <= wanted + plan.surge(self.target), "started too many"
         return steps
+
+    def start(self, version: str) -> None:
+        self.count += 1
+        self.starts[version] = self.starts.get(version, 0) + 1
+        name = f"r{self.count}"
+        self.replicas[name] = Replica(name, version, STARTING, self.now, self.now)
 
     @property
     def seen(self) -> list[Replica]:
         return list(self.replicas.values())
 
     @property
-    def ready(self) -> int:
-        return sum(replica.state is RUNNING for replica in self.seen)
+    def live(self) -> list[Replica]:
+        return [replica for replica in self.seen if replica.state is not STOPPING]
+
+    @property
+    def healthy(self) -> int:
+        return sum(replica.state is RUNNING and not plan.is_sick(replica) for replica in self.seen)
 
     def history(self, version: str) -> History:
         return self.histories.get(version, History())
@@ -312,7 +383,7 @@ class World:
     def become(self, name: str, state: ReplicaState) -> None:
         self.replicas[name] = replace(self.replicas[name], state=state, since=self.now)
 
-    def want(self, version: str, count: int) -> None:
+    def want(self, version: str, count: int, share: float = 1.0) -> None:
         """As the controller's state does it."""
         previous = None
         if self.target:
@@ -320,7 +391,14 @@ class World:
             previous = current if self.history(current).proven else self.target.previous
         if plan.has_failed(version, self.histories):
             del self.histories[version]
-        self.target = Target(version, count, None if previous == version else previous)
+        self.target = Target(version, count, None if previous == version else previous, share)
+
+    def scale(self, count: int) -> None:
+        if self.target:
+            self.target = replace(self.target, num_replicas=count)
+
+    def delete(self) -> None:
+        self.target, self.histories = None, {}
 
     def advance(self, name: str) -> None:
         """A replica goes on in its life."""
@@ -337,14 +415,25 @@ class World:
 
     def crash(self, name: str) -> None:
         replica = self.replicas.pop(name)
-        if replica.state is not STOPPING:
-            self.histories[replica.version] = plan.after_failure(
-                self.history(replica.version),
-                started_at=replica.started_at,
-                was_ready=replica.state is RUNNING,
-                error="crash",
-                now=self.now,
-            )
+        if replica.state is not STOPPING and not plan.is_sick(replica):
+            self.fail(replica)
+
+    def check(self, name: str, *, passed: bool) -> None:
+        replica = self.replicas[name]
+        if replica.state is not RUNNING or plan.is_sick(replica):
+            return
+        self.replicas[name] = replica = plan.after_check(replica, passed=passed)
+        if plan.is_sick(replica):
+            self.fail(replica)
+
+    def fail(self, replica: Replica) -> None:
+        self.histories[replica.version] = plan.after_failure(
+            self.history(replica.version),
+            started_at=replica.started_at,
+            was_ready=replica.state is RUNNING,
+            error="crash",
+            now=self.now,
+        )
 
     def settle(self) -> None:
         """Lets everything happen that is on its way; fails if that never ends."""
@@ -361,36 +450,45 @@ class World:
         raise AssertionError("never settled")
 
 
+SHARES = st.sampled_from([0.2, 0.5, 1.0])
+COUNTS = st.integers(1, 6)
+DEPLOY = st.tuples(st.just("deploy"), st.sampled_from("abc"), COUNTS, SHARES)
+ADVANCE = st.tuples(st.just("advance"), st.integers(0, 9))
+SCALE = st.tuples(st.just("scale"), COUNTS)
+CRASH = st.tuples(st.just("crash"), st.integers(0, 9))
+CHECK = st.tuples(st.just("check"), st.integers(0, 9), st.booleans())
+WAIT = st.tuples(st.just("wait"), st.floats(0.0, 30.0))
+DELETE = st.tuples(st.just("delete"))
+Event = tuple[object, ...]
 EVENTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("deploy"), st.sampled_from("abc"), st.integers(1, 4)),
-        st.tuples(st.just("advance"), st.integers(0, 9)),
-        st.tuples(st.just("crash"), st.integers(0, 9)),
-        st.tuples(st.just("wait"), st.floats(0.0, 30.0)),
-    ),
-    max_size=40,
+    st.one_of(DEPLOY, ADVANCE, ADVANCE, SCALE, CRASH, CHECK, CHECK, WAIT, DELETE), max_size=60
 )
 
 
-def happen(world: World, event: tuple[object, ...]) -> None:
+def happen(world: World, event: Event) -> None:
     kind, *details = event
     present = sorted(world.replicas)
     match kind, details:
-        case "deploy", [str(version), int(count)]:
-            world.want(version, count)
+        case "deploy", [str(version), int(count), float(share)]:
+            world.want(version, count, share)
+        case "scale", [int(count)]:
+            world.scale(count)
+        case "delete", []:
+            world.delete()
         case "advance", [int(index)] if present:
             world.advance(present[index % len(present)])
         case "crash", [int(index)] if present:
             world.crash(present[index % len(present)])
+        case "check", [int(index), bool(passed)] if present:
+            world.check(present[index % len(present)], passed=passed)
         case "wait", [float(seconds)]:
             world.now += seconds
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS, st.frozensets(st.sampled_from("abc")))
-def test_deployment_settles_whatever_happened(
-    events: list[tuple[object, ...]], broken: frozenset[str]
-) -> None:
+def test_deployment_settles_whatever_happened(events: list[Event], broken: frozenset[str]) -> None:
+    """Every step of it is held against what a plan must never do, see `World.step`."""
     world = World(Target("a", 2), broken=broken)
     for event in events:
         happen(world, event)
@@ -398,9 +496,10 @@ def test_deployment_settles_whatever_happened(
     world.settle()
 
     target = world.target
-    assert target is not None
     versions = [replica.version for replica in world.seen]
-    if not plan.has_failed(target.version, world.histories):
+    if target is None:
+        assert not versions
+    elif not plan.has_failed(target.version, world.histories):
         assert versions == [target.version] * target.num_replicas
     elif target.previous is not None:
         assert versions == [target.previous] * target.num_replicas
@@ -410,15 +509,41 @@ def test_deployment_settles_whatever_happened(
 
 
 @settings(deadline=None)
-@given(EVENTS)
-def test_broken_update_never_costs_a_ready_replica(events: list[tuple[object, ...]]) -> None:
-    world = World(Target("a", 2), broken=frozenset("bc"))
+@given(
+    st.lists(st.one_of(DEPLOY, ADVANCE, WAIT), max_size=60),
+    COUNTS,
+    st.frozensets(st.sampled_from("bc")),
+)
+def test_update_never_has_fewer_healthy_replicas_than_wanted(
+    events: list[Event], count: int, broken: frozenset[str]
+) -> None:
+    """Nor more than it may: however slow, and whether it works or not."""
+    world = World(Target("a", count), broken=broken)
     world.settle()
     for event in events:
-        if event[0] != "crash":
-            happen(world, (*event[:2], 2) if event[0] == "deploy" else event)
+        happen(world, (*event[:2], count, event[3]) if event[0] == "deploy" else event)
         world.step()
-        assert world.ready >= 2
+        assert world.target is not None
+        assert world.healthy >= count
+        # One that is replaced by another update meanwhile has what its own limit allowed.
+        assert len(world.live) <= 2 * count
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(ADVANCE, WAIT), max_size=60), COUNTS, SHARES, st.booleans())
+def test_update_never_runs_more_than_its_surge(
+    events: list[Event], count: int, share: float, works: bool
+) -> None:
+    world = World(Target("a", count), broken=frozenset() if works else frozenset("b"))
+    world.settle()
+    world.want("b", count, share)
+    for event in events:
+        happen(world, event)
+        world.step()
+        assert world.target is not None
+        starting = [replica for replica in world.live if replica.state is STARTING]
+        assert len(world.live) <= count + plan.surge(world.target)
+        assert len(starting) <= plan.surge(world.target)
 
 
 @given(st.integers(1, 5))
@@ -433,7 +558,7 @@ def test_broken_version_is_tried_a_bounded_number_of_times(count: int) -> None:
 def test_deleted_deployment_leaves_nothing() -> None:
     world = World(Target("a", 3))
     world.settle()
-    world.target = None
+    world.delete()
     world.settle()
 
     assert not world.replicas
