@@ -46,10 +46,10 @@ def compute(
     history = histories.get(version, _NEW)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
-    leaving = (*_surplus(target, ours), *_outdated(target, ours, others))
-    room = target.num_replicas + surge(target) - (len(live) - len(leaving))
+    stop = (*_surplus(target, ours), *_outdated(target, ours, others))
+    room = target.num_replicas + surge(target) - (len(live) - len(stop))
     start, wake_at = _missing(target, version, history, ours, room, now)
-    return Plan(start, (*_sick(sick), *leaving), wake_at)
+    return Plan(start, (*_sick(sick), *stop), wake_at)
 
 
 def surge(target: Target) -> int:

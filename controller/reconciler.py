@@ -47,6 +47,10 @@ class ConflictError(Exception):
     """The route prefix belongs to another application."""
 
 
+class NoVersionError(Exception):
+    """There is no application of that name, or no version of it to return to."""
+
+
 @dataclass
 class News:
     """What happened to whom, each told as it is now."""
@@ -109,7 +113,45 @@ class Reconciler:
         if state and not state.deleting and not state.has_failed and _same(state.spec, spec):
             return state.generation
         state = state or ApplicationState(spec.name)
-        version = VersionRecord(spec, state.generation + 1, time.time())
+        self._want(state, VersionRecord(spec, state.generation + 1, time.time()))
+        log.info("application %r: deploying, generation %s", spec.name, state.generation)
+        return state.generation
+
+    def roll_back(self, name: str, generation: int) -> int:
+        """Takes back the version `generation`, which is wanted: then the last one before it that
+        worked is. Returns the generation after this; again the same changes nothing.
+
+        Raises NoVersionError, ConflictError, or StoreError: then nothing was changed.
+        """
+        state = self._applications.get(name)
+        if state is None or state.deleting or state.broken:
+            known = ", ".join(self._applications) or "none"
+            raise NoVersionError(f"no application {name!r} to roll back; there are: {known}")
+        if state.version.instead_of == generation:
+            return state.generation
+        if state.generation != generation:
+            raise NoVersionError(
+                f"application {name!r} is at generation {state.generation} by now, not at "
+                f"{generation}: look at its status, and roll it back again if that is still wanted"
+            )
+        self._return_to(state, _last_that_worked(state), "as was asked for")
+        return state.generation
+
+    def _return_to(self, state: ApplicationState, version: VersionRecord, why: str) -> None:
+        self._check_route_is_free(version.spec)
+        taken_back, deployed = state.generation, _moment(version.deployed_at)
+        note = (
+            f"rolled back from generation {taken_back} to what generation {version.generation} "
+            f"was, deployed at {deployed}: {why}"
+        )
+        generation = taken_back + 1
+        self._want(
+            state,
+            VersionRecord(version.spec, generation, time.time(), instead_of=taken_back, note=note),
+        )
+        log.warning("application %r: %s", state.name, note.partition("\n")[0])
+
+    def _want(self, state: ApplicationState, version: VersionRecord) -> None:
         self._save_news()
         self._store.commit(
             Changes(
@@ -117,15 +159,13 @@ class Reconciler:
                     replace(state.record, generation=version.generation, deleting=False),
                 ),
                 versions=(version,),
-                removed_versions=tuple((spec.name, old) for old in state.outlived),
+                removed_versions=tuple((state.name, old) for old in state.outlived),
             )
         )
-        self._applications[spec.name] = state
+        self._applications[state.name] = state
         state.want(version)
-        log.info("application %r: deploying, generation %s", spec.name, version.generation)
         self._note_status(state)
-        self._touch(spec.name)
-        return version.generation
+        self._touch(state.name)
 
     def _check_route_is_free(self, spec: pb.ApplicationSpec) -> None:
         for other in self._applications.values():
@@ -346,6 +386,9 @@ class Reconciler:
             if state.is_complete and state.serving_generation != state.generation:
                 self._complete(state)
                 self._take_steps(state, now)  # what only the one before it needed may go
+            elif state.gives_way:
+                before = state.versions[state.serving_generation]
+                self._return_to(state, before, application_status(state).message)
             state.problem = ""
         except StoreError as error:  # nothing that was to be done is begun
             log.error("application %r: its next steps wait: %s", state.name, error)
@@ -603,6 +646,27 @@ class Reconciler:
         ]
 
 
+def _last_that_worked(state: ApplicationState) -> VersionRecord:
+    """The last version that worked and is not the same as what is wanted."""
+    before = [version for _, version in sorted(state.versions.items())][:-1]
+    for version in reversed(before):
+        if version.worked and not _same(version.spec, state.spec):
+            return version
+    told = "".join(
+        f"; generation {version.generation}, deployed at {_moment(version.deployed_at)}, "
+        f"{'is the same' if version.worked else 'never worked'}"
+        for version in before
+    )
+    raise NoVersionError(
+        f"application {state.name!r} has no version to return to: it is at generation "
+        f"{state.generation}, and before it there is {told[2:] or 'none'}"
+    )
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
 def _same(one: pb.ApplicationSpec, other: pb.ApplicationSpec) -> bool:
     """Whether two specifications ask for the same.
 
@@ -612,7 +676,12 @@ def _same(one: pb.ApplicationSpec, other: pb.ApplicationSpec) -> bool:
 
 
 def _without_code(spec: pb.ApplicationSpec) -> pb.ApplicationSpec:
-    bare = pb.ApplicationSpec(name=spec.name, route_prefix=spec.route_prefix, ingress=spec.ingress)
+    bare = pb.ApplicationSpec(
+        name=spec.name,
+        route_prefix=spec.route_prefix,
+        ingress=spec.ingress,
+        auto_rollback=spec.auto_rollback,
+    )
     for deployment in spec.deployments:
         bare.deployments.add(
             name=deployment.name, options=deployment.options, version=deployment.version

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 
 from serving.controller.publisher import Publisher, Watcher
-from serving.controller.reconciler import ConflictError, Reconciler
+from serving.controller.reconciler import ConflictError, NoVersionError, Reconciler
 from serving.controller.store import StoreError
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
@@ -53,6 +53,17 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         except StoreError as error:
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DeleteResponse(existed=existed)
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
+        try:
+            generation = self._reconciler.roll_back(request.application, request.generation)
+        except NoVersionError as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except ConflictError as error:
+            await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
+        except StoreError as error:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return pb.RollbackResponse(generation=generation)
 
     async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.ServeStatus:
         return self._status()

@@ -42,7 +42,8 @@ CREATE TABLE applications (
 CREATE TABLE versions (
     application TEXT NOT NULL REFERENCES applications ON DELETE CASCADE,
     generation INTEGER NOT NULL, deployed_at REAL NOT NULL, worked INTEGER NOT NULL,
-    errors TEXT NOT NULL, spec BLOB NOT NULL, PRIMARY KEY (application, generation)
+    errors TEXT NOT NULL, instead_of INTEGER NOT NULL, note TEXT NOT NULL, spec BLOB NOT NULL,
+    PRIMARY KEY (application, generation)
 ) STRICT;
 CREATE TABLE replicas (
     replica_id TEXT PRIMARY KEY, application TEXT NOT NULL, deployment TEXT NOT NULL,
@@ -116,7 +117,7 @@ class SQLiteStore:
                 ],
             )
             db.executemany(
-                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 map(_version_row, changes.versions),
             )
             db.executemany(
@@ -157,7 +158,7 @@ class SQLiteStore:
     ) -> LoadedApplication:
         versions, broken = [], ""
         for row in self._db.execute(
-            "SELECT generation, deployed_at, worked, errors, spec FROM versions"
+            "SELECT generation, deployed_at, worked, errors, instead_of, note, spec FROM versions"
             " WHERE application = ? ORDER BY generation",
             (name,),
         ):
@@ -234,12 +235,20 @@ def _version_row(version: VersionRecord) -> tuple[Any, ...]:
         version.deployed_at,
         version.worked,
         json.dumps(dict(version.errors)),
+        version.instead_of,
+        version.note,
         version.spec.SerializeToString(),
     )
 
 
 def _version(
-    generation: int, deployed_at: float, worked: int, errors: str, spec: bytes
+    generation: int,
+    deployed_at: float,
+    worked: int,
+    errors: str,
+    instead_of: int,
+    note: str,
+    spec: bytes,
 ) -> VersionRecord:
     return VersionRecord(
         pb.ApplicationSpec.FromString(spec),
@@ -247,4 +256,6 @@ def _version(
         deployed_at,
         bool(worked),
         json.loads(errors),
+        instead_of,
+        note,
     )

@@ -144,6 +144,17 @@ class ApplicationState:
         )
 
     @property
+    def gives_way(self) -> bool:
+        """Whether what is wanted failed, and is to be what serves, by itself. What was returned to
+        once gives way to nothing: it worked."""
+        return (
+            not (self.deleting or self.broken or self.version.instead_of)
+            and self.spec.auto_rollback
+            and self.serving is not None
+            and self.has_failed
+        )
+
+    @property
     def route_prefixes(self) -> set[str]:
         """Those that it has, or is to have."""
         return {spec.route_prefix for spec in (self.spec, self.serving) if spec}

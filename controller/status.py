@@ -25,6 +25,7 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
         last_deployed_time_s=state.version.deployed_at,
         generation=state.generation,
         ingress=state.spec.ingress,
+        instead_of=state.version.instead_of,
     )
 
 
@@ -38,6 +39,8 @@ def _application_word(
     )
     if state.problem:
         messages = f"{state.problem}\n{messages}".rstrip()
+    if state.version.note:
+        messages = f"{messages}\n{state.version.note}".lstrip()
     # First match wins.
     if state.deleting:
         return "DELETING", state.waits_for

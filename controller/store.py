@@ -33,6 +33,10 @@ class VersionRecord:
     worked: bool = False
     # Why deployments of it were given up, by their names.
     errors: Mapping[str, str] = field(default_factory=dict)
+    # The generation that was taken back for this one; 0: none, this one was deployed.
+    instead_of: int = 0
+    # To what it was taken back, and why.
+    note: str = ""
 
 
 @dataclass(frozen=True)

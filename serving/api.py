@@ -51,6 +51,7 @@ def run(
     blocking: bool = False,
     name: str = "default",
     route_prefix: str | None = "/",
+    auto_rollback: bool = False,
     _local_testing_mode: bool = False,
 ) -> DeploymentHandle[T]:
     """Serves an application and returns once it answers.
@@ -64,6 +65,9 @@ def run(
         blocking: wait until Ctrl-C or SIGTERM, then end the application.
         name: the application's name.
         route_prefix: the HTTP path that it serves; None: no HTTP.
+        auto_rollback: have an update that fails rolled back at once, as `rollback` does: the status
+            is then that of the version before, and tells what was rolled back and why. Without it
+            the status stays UPDATE_FAILED. Either way the version before serves on.
         _local_testing_mode: run it in this process, without a cluster, for tests. Until
             `shutdown()`, `status`, `delete` and handles are about what runs here.
             `serving.testing.run` does more.
@@ -82,7 +86,7 @@ def run(
             "applications run in this process in local testing mode: run this one likewise, or "
             "end them with serving.shutdown() first"
         )
-    spec = application_spec(target, name, route_prefix)
+    spec = application_spec(target, name, route_prefix, auto_rollback=auto_rollback)
     if blocking:
         with until_interrupted(name):
             deploy(spec)
@@ -202,6 +206,26 @@ def delete(name: str) -> None:
     with _client() as client:
         if not client.delete(name, progress.say):
             raise _no_application(name, (app.name for app in client.status().applications))
+
+
+def rollback(name: str = "default") -> None:
+    """Has an application be again what it was before its newest version, and returns once it is.
+
+    That is the last version before it that worked and was not the same; it serves again as it was
+    deployed, code and options. The status tells what was rolled back.
+
+    Raises ValueError, which names the versions that there are, where there is none to return to, or
+    no such application; DeploymentFailedError where that version cannot start any more.
+    """
+    if _local_cluster() is not None:
+        raise ClusterError("in local testing mode no version is kept that one could return to")
+    with _client() as client:
+        found = {app.name: app.generation for app in client.status().applications}
+        if name not in found:
+            raise _no_application(name, found)
+        generation = client.roll_back(name, found[name])
+        progress.follow(client.progress(name, generation))
+    progress.say(f"Application {name!r} is rolled back")
 
 
 def shutdown() -> None:

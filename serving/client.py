@@ -58,6 +58,13 @@ class Client:
             response: pb.DeployResponse = self._call(self._stub.Deploy, request)
             return response.generation
 
+    def roll_back(self, name: str, generation: int) -> int:
+        """Takes back the version `generation` of an application; returns its generation then."""
+        with self._errors():
+            request = pb.RollbackRequest(application=name, generation=generation)
+            response: pb.RollbackResponse = self._call(self._stub.Rollback, request)
+            return response.generation
+
     def progress(self, name: str, generation: int) -> Iterator[pb.ApplicationStatus]:
         """Yields the status of a deploy as it changes, until it runs and every proxy serves.
 
@@ -71,7 +78,8 @@ class Client:
                 if found is not None and found.generation >= generation:
                     seen = True
                     yield found
-                    if found.status in _FAILED or _is_unhealthy(found):
+                    was_taken_back = found.instead_of >= generation
+                    if found.status in _FAILED or _is_unhealthy(found) or was_taken_back:
                         raise DeploymentFailedError(_failure(found))
                     if found.status == "RUNNING" and _proxies_serve(status):
                         return

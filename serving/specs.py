@@ -15,7 +15,12 @@ from serving.v1 import controller_pb2 as pb
 
 
 def application_spec(
-    target: object, name: str, route_prefix: str | None, *, salt: str = ""
+    target: object,
+    name: str,
+    route_prefix: str | None,
+    *,
+    salt: str = "",
+    auto_rollback: bool = False,
 ) -> pb.ApplicationSpec:
     """Checks the application as a whole and captures its code.
 
@@ -29,6 +34,7 @@ def application_spec(
         route_prefix=route_prefix or "",
         ingress=graph.nodes[0].deployment.name,
         deployments=_deployment_specs(graph, name, salt),
+        auto_rollback=auto_rollback,
     )
 
 

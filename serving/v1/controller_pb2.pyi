@@ -63,16 +63,18 @@ class DeploymentSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ApplicationSpec(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress", "deployments")
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentSpec]
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ...) -> None: ...
+    auto_rollback: bool
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ...) -> None: ...
 
 class DeployRequest(_message.Message):
     __slots__ = ("application",)
@@ -97,6 +99,20 @@ class DeleteResponse(_message.Message):
     EXISTED_FIELD_NUMBER: _ClassVar[int]
     existed: bool
     def __init__(self, existed: bool = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("application", "generation")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    generation: int
+    def __init__(self, application: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class RollbackResponse(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -157,7 +173,7 @@ class DeploymentStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., status_trigger: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., last_failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
-    __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress")
+    __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress", "instead_of")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +182,7 @@ class ApplicationStatus(_message.Message):
     LAST_DEPLOYED_TIME_S_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
+    INSTEAD_OF_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     status: str
@@ -174,7 +191,8 @@ class ApplicationStatus(_message.Message):
     last_deployed_time_s: float
     generation: int
     ingress: str
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ..., ingress: _Optional[str] = ...) -> None: ...
+    instead_of: int
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ..., ingress: _Optional[str] = ..., instead_of: _Optional[int] = ...) -> None: ...
 
 class ProxyStatus(_message.Message):
     __slots__ = ("name", "status")

@@ -44,6 +44,11 @@ class ControllerStub(object):
                 request_serializer=serving_dot_v1_dot_controller__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_controller__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/serving.v1.Controller/Rollback',
+                request_serializer=serving_dot_v1_dot_controller__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_controller__pb2.RollbackResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/serving.v1.Controller/GetStatus',
                 request_serializer=serving_dot_v1_dot_controller__pb2.StatusRequest.SerializeToString,
@@ -88,6 +93,13 @@ class ControllerServicer(object):
 
     def Delete(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Wants again what an application was before.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -147,6 +159,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=serving_dot_v1_dot_controller__pb2.DeleteRequest.FromString,
                     response_serializer=serving_dot_v1_dot_controller__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=serving_dot_v1_dot_controller__pb2.RollbackRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_controller__pb2.RollbackResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -233,6 +250,33 @@ class Controller(object):
             '/serving.v1.Controller/Delete',
             serving_dot_v1_dot_controller__pb2.DeleteRequest.SerializeToString,
             serving_dot_v1_dot_controller__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serving.v1.Controller/Rollback',
+            serving_dot_v1_dot_controller__pb2.RollbackRequest.SerializeToString,
+            serving_dot_v1_dot_controller__pb2.RollbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -102,7 +102,7 @@ class Plane:
         self.publisher = Publisher(self.store.next_epoch())
         self.reconciler = Reconciler(self.around, self.store, self.publisher)
 
-    def deploy(self, version: str = "v1", count: int = 1, **fields: str) -> int:
+    def deploy(self, version: str = "v1", count: int = 1, **fields: Any) -> int:
         return self.reconciler.deploy(spec(version, count, **fields))
 
     def status(self, name: str = "app") -> pb.ApplicationStatus:
@@ -135,7 +135,12 @@ class Plane:
 
 
 def spec(
-    version: str, count: int = 1, *, name: str = "app", prefix: str = "/"
+    version: str,
+    count: int = 1,
+    *,
+    name: str = "app",
+    prefix: str = "/",
+    auto_rollback: bool = False,
 ) -> pb.ApplicationSpec:
     options = pb.DeploymentOptions(
         num_replicas=count,
@@ -150,6 +155,7 @@ def spec(
         route_prefix=prefix,
         ingress="D",
         deployments=[pb.DeploymentSpec(name="D", version=version, options=options)],
+        auto_rollback=auto_rollback,
     )
 
 

@@ -70,7 +70,7 @@ def test_deploys_are_found_with_their_versions_oldest_first(store: Store) -> Non
 def test_change_of_an_application_leaves_its_versions(store: Store) -> None:
     store.commit(deployed())
     record = ApplicationRecord("app", 1, serving_generation=1, deleting=True)
-    worked = version(worked=True, errors={"D": "no"})
+    worked = version(worked=True, errors={"D": "no"}, instead_of=1, note="why")
     store.commit(Changes(applications=(record,), versions=(worked,)))
 
     (found,) = store.load().applications
