@@ -20,7 +20,7 @@ SERVICES = $(shell grep -l '^service ' $(PROTOS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo protos check-protos format lint types test test-unit test-integration \
-	test-oldest bench check build clean
+	test-oldest soak bench check build clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -66,6 +66,9 @@ test-integration: .venv/.installed  ## Run the tests with real processes and soc
 
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
 	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) $(PYTEST_ARGS)
+
+soak: .venv/.installed  ## Run the tests that take minutes
+	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk)
 	$(BIN)/python benchmarks/run.py

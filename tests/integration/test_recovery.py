@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import requests
 
 import serving
 from serving import api
@@ -32,6 +30,7 @@ from tests.support.control import (
     still_running,
     until,
 )
+from tests.support.load import Load
 from tests.support.processes import processes
 
 ROLLED_OUT_WITHIN_S = 2.0
@@ -71,34 +70,6 @@ def state_dir() -> Path:
     address = api._address()
     assert address is not None
     return Path(address.removeprefix("unix:")).parent
-
-
-class Load(threading.Thread):
-    """Asks on a kept connection, again and again, and counts the answers."""
-
-    def __init__(self, path: str = "/") -> None:
-        super().__init__()
-        self._url = f"http://127.0.0.1:{serving.status().http_port}{path}"
-        self._ended = threading.Event()
-        self.answers: Counter[str] = Counter()
-
-    def run(self) -> None:
-        with requests.Session() as session:
-            while not self._ended.is_set():
-                try:
-                    answer = session.get(self._url, timeout=DEADLINE_S)
-                    self.answers[f"{answer.status_code} {answer.text}"] += 1
-                except requests.RequestException as error:
-                    self.answers[repr(error)] += 1
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Load]:
-        self.start()
-        try:
-            yield self
-        finally:
-            self._ended.set()
-            self.join()
 
 
 def test_killed_controller_costs_no_request_and_the_next_one_adopts_what_runs(

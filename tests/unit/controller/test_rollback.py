@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
         await plane.reconciler.aclose()
 
 
-async def running(plane: Plane, version: str, **fields: object) -> FakeProcess:
+async def running(plane: Plane, version: str, **fields: Any) -> FakeProcess:
     """Deploys a version and waits until nothing else runs."""
     plane.deploy(version, **fields)
     return await only(plane, version)

@@ -1,0 +1,52 @@
+"""What is updated, well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.requests import Request
+
+import serving
+from tests.support.record import Record
+
+
+@serving.deployment
+class Versioned:
+    """Notes the id of each request that it runs, and answers with its version."""
+
+    def __init__(self, version: str, record: Record) -> None:
+        self.version = version
+        self.record = record
+
+    async def __call__(self, request: Request) -> str:
+        self.record.note(request.headers.get("x-id", "no id"))
+        await asyncio.sleep(0.01)
+        return self.version
+
+
+@serving.deployment(name="Versioned")
+class Raises:
+    def __init__(self) -> None:
+        raise ValueError("no model")
+
+    async def __call__(self, request: Request) -> str:
+        raise AssertionError("it never runs")
+
+
+@serving.deployment(name="Versioned")
+class Unhealthy:
+    def check_health(self) -> None:
+        raise ValueError("sick")
+
+    async def __call__(self, request: Request) -> str:
+        raise AssertionError("it never runs")
+
+
+@serving.deployment(name="Versioned", health_check_period_s=0.1, health_check_timeout_s=0.1)
+class Blocking:
+    """Blocks its event loop for as many seconds as the query says."""
+
+    async def __call__(self, request: Request) -> str:
+        time.sleep(float(request.query_params.get("for_s", 0)))  # noqa: ASYNC251 - the point
+        return "done"

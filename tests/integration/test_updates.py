@@ -1,0 +1,144 @@
+"""Updates under load: good ones, bad ones, and those that are taken back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serving
+from serving.exceptions import DeploymentFailedError
+from serving.schema import ApplicationStatusOverview
+from tests.integration.apps import unimportable, updates
+from tests.support.cluster import Cluster
+from tests.support.control import get, replica_pids, until
+from tests.support.load import Load, loads
+from tests.support.record import Record
+
+SOAK_S = float(os.environ.get("SERVING_SOAK_S", "300"))
+NAME = "root"
+BAD = {
+    "constructor raises": (updates.Raises, r'updates\.py", line \d+, in __init__', "no model"),
+    "module does not import": (
+        unimportable.Unimportable.options(name="Versioned"),
+        r'unimportable\.py", line \d+, in <module>',
+        "No module named 'weights'",
+    ),
+    "health check fails": (
+        updates.Unhealthy,
+        r'updates\.py", line \d+, in check_health',
+        "check_health",
+    ),
+}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "record")
+
+
+@pytest.fixture
+def one(cluster: Cluster, record: Record) -> Iterator[Cluster]:
+    """Version "one" of an application, with one replica."""
+    with cluster.running(updates.Versioned.bind("one", record)):
+        yield cluster
+
+
+def run(deployment: Any, *args: Any, **options: Any) -> None:
+    serving.run(deployment.bind(*args), name=NAME, **options)
+
+
+def application() -> ApplicationStatusOverview:
+    return serving.status().applications[NAME]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "duration_s",
+    [
+        pytest.param(5.0, id="short"),
+        pytest.param(SOAK_S, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(SOAK_S + 60)]),
+    ],
+)
+def test_redeploy_in_a_loop_fails_no_request_and_runs_none_twice(
+    cluster: Cluster, record: Record, count: int, duration_s: float
+) -> None:
+    versioned = updates.Versioned.options(num_replicas=count)
+    last = 0
+    with cluster.running(versioned.bind("0", record)):
+        requests = [Load(method=method) for method in ("GET", "POST") for _ in range(3)]
+        with loads(*requests):
+            ends_at = time.monotonic() + duration_s
+            while time.monotonic() < ends_at or last < 2:
+                last += 1
+                run(versioned, str(last), record)
+            until(lambda: all(load.answers[f"200 {last}"] for load in requests))
+
+    answers = sum((load.answers for load in requests), Counter[str]())
+    assert answers.keys() <= {f"200 {version}" for version in range(last + 1)}
+    asked = [request_id for load in requests for request_id in load.ids]
+    assert Counter(record.notes()) == Counter(asked), "a request ran twice, or never"
+
+
+@pytest.mark.parametrize(
+    ("bad", "where", "why"), [pytest.param(*values, id=name) for name, values in BAD.items()]
+)
+def test_update_that_fails_costs_no_request_and_tells_file_and_line(
+    one: Cluster, record: Record, bad: Any, where: str, why: str
+) -> None:
+    before = replica_pids()
+    with Load().running() as load:
+        with pytest.raises(DeploymentFailedError, match=where) as failed:
+            run(bad)
+        assert why in str(failed.value)
+        assert application().status == "UPDATE_FAILED"
+        assert str(failed.value).endswith(application().message)
+
+        run(updates.Versioned, "one", record)  # what runs: nothing is started
+        assert application().status == "RUNNING"
+        until(lambda: replica_pids() == before)
+        answered = sum(load.answers.values())
+        until(lambda: sum(load.answers.values()) > answered)
+    assert load.answers.keys() == {"200 one"}
+
+
+def test_rollback_serves_the_version_before_and_costs_no_request(
+    one: Cluster, record: Record
+) -> None:
+    with Load().running() as load:
+        run(updates.Versioned, "two", record)
+        serving.rollback(NAME)
+        assert get().text == "one"
+        until(lambda: len(replica_pids()) == 1)
+    assert load.answers.keys() <= {"200 one", "200 two"}
+    assert application().status == "RUNNING"
+    assert application().message.startswith("rolled back from generation")
+
+    serving.rollback(NAME)
+    assert get().text == "two"
+
+
+def test_rollback_without_a_version_before_tells_what_there_is(one: Cluster) -> None:
+    with pytest.raises(ValueError, match="no version to return to: it is at generation 1, and"):
+        serving.rollback(NAME)
+    with pytest.raises(ValueError, match="no application 'other'; there are: root"):
+        serving.rollback("other")
+
+
+def test_update_that_fails_is_rolled_back_by_itself_where_asked_for(
+    one: Cluster, record: Record
+) -> None:
+    before = replica_pids()
+    with Load().running() as load, pytest.raises(DeploymentFailedError, match="no model"):
+        run(updates.Raises, auto_rollback=True)
+    until(lambda: application().status == "RUNNING")
+
+    assert load.answers.keys() == {"200 one"}
+    until(lambda: replica_pids() == before)
+    assert "rolled back from generation 2" in application().message
+    assert "no model" in application().message
