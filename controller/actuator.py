@@ -6,6 +6,7 @@ find is told to the reconciler as facts, which decides what follows.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from serving.aio import Tasks
@@ -19,6 +20,8 @@ from serving.v1.replica_pb2 import DescribeResponse
 _EXIT_TIMEOUT_S = 2.0
 # Between two questions whether a replica that was adopted is ready.
 _READY_PERIOD_S = 1.0
+# Between two questions whether an event loop turns, of the time for which it may not.
+_PROBES_EACH = 0.25
 
 
 class Facts(Protocol):
@@ -42,6 +45,14 @@ class Facts(Protocol):
 
     def was_reconfigured(self, replica: ReplicaProcess, settings: Settings, error: str) -> None:
         """It was told these settings; empty: it runs with them."""
+        ...
+
+    def is_blocked(self, replica: ReplicaProcess, for_s: float, stacks: str) -> None:
+        """Its event loop has been blocked for longer than it may."""
+        ...
+
+    def blocked_loop_limit_of(self, replica: ReplicaProcess) -> float | None:
+        """Seconds for which its event loop may be blocked; None: for any time, or it is gone."""
         ...
 
     def health_check_of(self, replica: ReplicaProcess) -> tuple[float, float] | None:
@@ -71,6 +82,12 @@ class Actuator:
     def watch_health(self, replica: ReplicaProcess) -> None:
         """Checks the health of a replica for as long as it takes requests."""
         self._tasks.start(self._check(replica), name=f"health of {replica.seen.replica_id}")
+
+    def watch_loop(self, replica: ReplicaProcess) -> None:
+        """Watches whether the event loop of a replica turns, for as long as it has a limit."""
+        if not replica.loop_is_watched:
+            replica.loop_is_watched = True
+            self._tasks.start(self._watch_loop(replica), name=f"loop of {replica.seen.replica_id}")
 
     def stop(self, replica: ReplicaProcess, *, takes_requests: bool) -> None:
         """Ends a replica: one that takes requests once these are done."""
@@ -138,6 +155,24 @@ class Actuator:
             if replica.seen.state is not ReplicaState.RUNNING:
                 return
             self._facts.was_checked(replica, complaint)
+
+    async def _watch_loop(self, replica: ReplicaProcess) -> None:
+        clock = asyncio.get_running_loop().time
+        answered_at = clock()
+        try:
+            while (limit_s := self._facts.blocked_loop_limit_of(replica)) is not None:
+                if await replica.ends_within(limit_s * _PROBES_EACH):
+                    return
+                lag_s = await replica.loop_lag_s(limit_s)
+                if lag_s is None:  # not even its control thread runs: something holds the GIL
+                    lag_s = clock() - answered_at
+                else:
+                    answered_at = clock()
+                if lag_s > limit_s:
+                    self._facts.is_blocked(replica, lag_s, await replica.stacks())
+                    return
+        finally:
+            replica.loop_is_watched = False
 
     async def _tell(self, replica: ReplicaProcess, settings: Settings) -> None:
         error = await replica.reconfigure(settings)

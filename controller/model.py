@@ -29,6 +29,8 @@ class Replica:
     calls: frozenset[str] = frozenset()
     # Health checks that failed in a row.
     failed_checks: int = 0
+    # Why it is to be replaced though it runs and is not asked any more; empty: it is not.
+    fault: str = ""
 
 
 @dataclass(frozen=True)

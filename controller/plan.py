@@ -102,8 +102,8 @@ def is_hopeless(
 
 
 def is_sick(replica: Replica) -> bool:
-    """Whether it failed so many health checks that it is to be replaced."""
-    return replica.failed_checks >= MAX_FAILED_CHECKS
+    """Whether it is to be replaced: for a fault, or as it failed too many health checks."""
+    return bool(replica.fault) or replica.failed_checks >= MAX_FAILED_CHECKS
 
 
 def has_failed(version: str, histories: Mapping[str, History]) -> bool:
@@ -150,7 +150,7 @@ def _missing(
 
 def _sick(sick: list[Replica]) -> tuple[Stop, ...]:
     reason = f"{MAX_FAILED_CHECKS} health checks failed in a row"
-    return tuple(Stop(replica.replica_id, reason) for replica in sick)
+    return tuple(Stop(replica.replica_id, replica.fault or reason) for replica in sick)
 
 
 def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:

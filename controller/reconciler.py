@@ -303,6 +303,23 @@ class Reconciler:
             self._note_failure(state.deployments[name], replica, error, time.monotonic())
             self._touch(state.name)
 
+    def blocked_loop_limit_of(self, replica: ReplicaProcess) -> float | None:
+        state, name = self._replicas.get(replica.seen.replica_id, (None, ""))
+        if state is None or replica.seen.state is not ReplicaState.RUNNING:
+            return None
+        return _blocked_loop_limit(state.deployments[name].spec.options)
+
+    def is_blocked(self, replica: ReplicaProcess, for_s: float, stacks: str) -> None:
+        limit_s = self.blocked_loop_limit_of(replica)
+        if limit_s is None:  # it was stopped meanwhile, or may be blocked
+            return
+        fault = f"its event loop was blocked for {for_s:.1f} s, and may be for {limit_s:g} s"
+        log.warning("%s is replaced: %s. What it does:\n%s", replica, fault, stacks)
+        replica.seen = replace(replica.seen, fault=fault)
+        state, name = self._replicas[replica.seen.replica_id]
+        self._note_failure(state.deployments[name], replica, fault, time.monotonic())
+        self._touch(state.name)
+
     def was_reconfigured(self, replica: ReplicaProcess, settings: Settings, error: str) -> None:
         """One that refuses its settings gets those back that it had; one that refuses these too
         is replaced."""
@@ -313,7 +330,7 @@ class Reconciler:
         if error and deployment.settings == settings:
             log.warning("%s did not take its settings: %s", replica, headline(error))
             if deployment.config_error or settings.user_config_json == deployment.previous_config:
-                replica.seen = replace(replica.seen, failed_checks=plan.MAX_FAILED_CHECKS)
+                replica.seen = replace(replica.seen, fault="it did not take its settings")
                 self._note_failure(deployment, replica, error, time.monotonic())
             else:
                 deployment.config_error = error
@@ -453,6 +470,9 @@ class Reconciler:
                 )
             if deployment.target is not None:
                 self._reconfigure(deployment)
+                if _blocked_loop_limit(deployment.spec.options) is not None:
+                    for replica in deployment.ready:
+                        self._actuator.watch_loop(replica)
                 self._note_given_up(state, name, deployment)
             elif not deployment.replicas:
                 del state.deployments[name]
@@ -644,6 +664,11 @@ class Reconciler:
             application.deployments[name].replicas[replica_id]
             for replica_id, (application, name) in self._replicas.items()
         ]
+
+
+def _blocked_loop_limit(options: pb.DeploymentOptions) -> float | None:
+    has_one = options.HasField("blocked_loop_timeout_s")
+    return options.blocked_loop_timeout_s if has_one else None
 
 
 def _last_that_worked(state: ApplicationState) -> VersionRecord:

@@ -81,6 +81,8 @@ class ReplicaProcess:
         # What it runs with; None where a change of it failed halfway.
         self.settings: Settings | None = None
         self.is_reconfiguring = False
+        # Somebody asks it again and again whether its event loop turns.
+        self.loop_is_watched = False
         # Time that it may take to finish its requests.
         self.grace_s = 0.0
 
@@ -246,6 +248,22 @@ class ReplicaProcess:
         if not error:
             self.settings = settings
         return error
+
+    async def loop_lag_s(self, timeout_s: float) -> float | None:
+        """For how long its event loop has been blocked; None where it does not answer."""
+        try:
+            answer = await self._control("Health", replica_pb2.HealthRequest(), timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+        return float(answer.loop_lag_s)
+
+    async def stacks(self) -> str:
+        """What each of its threads and tasks is doing."""
+        try:
+            answer = await self._control("Stacks", replica_pb2.StacksRequest())
+        except grpc.aio.AioRpcError as error:
+            return f"(it does not answer: {error.details()})"
+        return str(answer.text)
 
     async def check_health(self, timeout_s: float) -> str:
         """What the user's check_health complains of, or nothing. A replica that does not answer is

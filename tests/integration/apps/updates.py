@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from starlette.requests import Request
 
@@ -41,12 +40,3 @@ class Unhealthy:
 
     async def __call__(self, request: Request) -> str:
         raise AssertionError("it never runs")
-
-
-@serving.deployment(name="Versioned", health_check_period_s=0.1, health_check_timeout_s=0.1)
-class Blocking:
-    """Blocks its event loop for as many seconds as the query says."""
-
-    async def __call__(self, request: Request) -> str:
-        time.sleep(float(request.query_params.get("for_s", 0)))  # noqa: ASYNC251 - the point
-        return "done"
