@@ -516,8 +516,10 @@ class Reconciler:
         assert deployment.target is not None
         wanted = deployment.settings
         for replica in deployment.ready:
-            is_current = replica.seen.version == deployment.target.version
-            if is_current and replica.settings != wanted:
+            if replica.seen.version != deployment.target.version:
+                continue
+            replica.grace_s = deployment.spec.options.graceful_shutdown_timeout_s
+            if replica.settings != wanted:
                 self._actuator.reconfigure(replica, wanted)
 
     def _note_given_up(

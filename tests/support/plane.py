@@ -49,6 +49,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.started: list[FakeProcess] = []
         self.error: OSError | None = None
+        # What the controller asked replicas, and with what.
+        self.asked: list[tuple[str, Any]] = []
 
     async def start(self, spec: ProcessSpec) -> FakeProcess:
         if self.error:
@@ -60,6 +62,7 @@ class FakeEngine:
     async def control(self, address: str, method: str, request: Any, timeout_s: float) -> Any:
         """What a replica does that has no requests: one that is drained ends."""
         (process,) = (each for each in self.running if each.replica.control_address == address)
+        self.asked.append((method, request))
         if method == "Drain":
             process.exit(0)
             return replica_pb2.DrainResponse()
@@ -71,6 +74,8 @@ class FakeEngine:
                 max_ongoing_requests=options.max_ongoing_requests,
                 user_config_json=options.user_config_json,
             )
+        if method == "Reconfigure":
+            return replica_pb2.ReconfigureResponse()
         assert method == "Health", method
         return replica_pb2.HealthResponse()
 

@@ -207,3 +207,52 @@ async def test_route_prefix_of_another_application_is_refused(plane: Plane) -> N
 
 async def test_report_of_an_unknown_replica_is_ignored(plane: Plane) -> None:
     plane.reconciler.report("app#D#gone", "")
+
+
+# Options that change in place
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_ongoing_requests", 7),
+        ("max_queued_requests", 7),
+        ("user_config_json", '{"a": 1}'),
+        ("graceful_shutdown_timeout_s", 7.0),
+        ("health_check_period_s", 7.0),
+        ("health_check_timeout_s", 7.0),
+        ("blocked_loop_timeout_s", 7.0),
+        ("rolling_update_percentage", 0.5),
+        ("max_surge_percent", 7.0),
+    ],
+)
+async def test_option_that_needs_no_new_process_changes_in_place(
+    plane: Plane, option: str, value: object
+) -> None:
+    plane.deploy()
+    (process,) = await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    changed = spec("v1")
+    setattr(changed.deployments[0].options, option, value)
+    assert plane.reconciler.deploy(changed) == 2
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    assert plane.engine.started == [process]
+    published = plane.publisher._deployments["app", "D"]
+    assert published.max_ongoing_requests == changed.deployments[0].options.max_ongoing_requests
+    assert published.max_queued_requests == changed.deployments[0].options.max_queued_requests
+
+
+async def test_changed_grace_holds_for_replicas_that_run_already(plane: Plane) -> None:
+    plane.deploy()
+    await plane.ready()
+    changed = spec("v1")
+    changed.deployments[0].options.graceful_shutdown_timeout_s = 7.0
+    plane.reconciler.deploy(changed)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    plane.reconciler.delete("app")
+    await plane.until(lambda: not plane.engine.running)
+
+    (grace_s,) = (asked.grace_s for method, asked in plane.engine.asked if method == "Drain")
+    assert grace_s == 7.0

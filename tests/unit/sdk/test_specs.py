@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 import serving
+from serving.config import DeploymentOptions
 from serving.specs import application_spec
 from serving.v1 import controller_pb2 as pb
 
@@ -87,17 +88,28 @@ def test_ingress_class_needs_no_call_method() -> None:
     application_spec(serving.deployment(Ingress).bind(), "app", "/")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"num_replicas": 2},
-        {"max_ongoing_requests": 2},
-        {"max_queued_requests": 2},
-        {"graceful_shutdown_timeout_s": 2},
-        {"health_check_period_s": 2},
-        {"user_config": 1},
-    ],
-)
+# Of every option a value that is not its default.
+IN_PLACE = {
+    "num_replicas": 2,
+    "max_ongoing_requests": 2,
+    "max_queued_requests": 2,
+    "user_config": 1,
+    "graceful_shutdown_timeout_s": 2,
+    "graceful_shutdown_wait_loop_s": 1,
+    "health_check_period_s": 2,
+    "health_check_timeout_s": 2,
+    "blocked_loop_timeout_s": 2,
+    "rolling_update_percentage": 1,
+    "max_surge_percent": 1,
+}
+WITH_A_NEW_PROCESS = {"ray_actor_options": {"num_cpus": 1}, "http_adapter": adapter}
+
+
+def test_every_option_is_said_to_need_a_new_process_or_not() -> None:
+    assert IN_PLACE.keys() | WITH_A_NEW_PROCESS.keys() == DeploymentOptions.model_fields.keys()
+
+
+@pytest.mark.parametrize("options", [{name: value} for name, value in IN_PLACE.items()], ids=str)
 def test_version_stays_where_no_new_process_is_needed(options: Any) -> None:
     assert spec_of(**options).version == spec_of().version
 
@@ -105,9 +117,8 @@ def test_version_stays_where_no_new_process_is_needed(options: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"ray_actor_options": {"num_cpus": 1}},
+        *({name: value} for name, value in WITH_A_NEW_PROCESS.items()),
         {"ray_actor_options": {"runtime_env": {"env_vars": {"A": "b"}}}},
-        {"http_adapter": adapter},
     ],
 )
 def test_version_changes_with_what_takes_a_new_process(options: Any) -> None:
