@@ -169,7 +169,8 @@ class Actuator:
                 else:
                     answered_at = clock()
                 if lag_s > limit_s:
-                    self._facts.is_blocked(replica, lag_s, await replica.stacks())
+                    told = await replica.stacks()
+                    self._facts.is_blocked(replica, lag_s, told.text or told.error)
                     return
         finally:
             replica.loop_is_watched = False

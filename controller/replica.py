@@ -257,14 +257,6 @@ class ReplicaProcess:
             return None
         return float(answer.loop_lag_s)
 
-    async def stacks(self) -> str:
-        """What each of its threads and tasks is doing."""
-        try:
-            answer = await self._control("Stacks", replica_pb2.StacksRequest())
-        except grpc.aio.AioRpcError as error:
-            return f"(it does not answer: {error.details()})"
-        return str(answer.text)
-
     async def check_health(self, timeout_s: float) -> str:
         """What the user's check_health complains of, or nothing. A replica that does not answer is
         told in the log: it may be busy, and one that has ended is heard of otherwise."""
