@@ -12,6 +12,8 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 # Old Starlettes import python-multipart by its old name, and it complains.
 OLD_STARLETTE := 'ignore:Please use:PendingDeprecationWarning'
+# Old typers import from click what new clicks will not have.
+OLD_TYPER := "ignore:'click:DeprecationWarning"
 
 # Code made by this release runs with every grpcio and protobuf that pyproject.toml admits.
 GRPCIO_TOOLS := grpcio-tools==1.76.0
@@ -65,7 +67,7 @@ test-integration: .venv/.installed  ## Run the tests with real processes and soc
 	$(BIN)/pytest --ignore=tests/unit $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
-	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) $(PYTEST_ARGS)
+	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) -W $(OLD_TYPER) $(PYTEST_ARGS)
 
 soak: .venv/.installed  ## Run the tests that take minutes
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
