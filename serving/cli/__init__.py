@@ -12,6 +12,7 @@ import typer
 from serving.cli.delete import delete
 from serving.cli.exit_codes import code_of
 from serving.cli.logs import logs
+from serving.cli.rollback import rollback
 from serving.cli.run import run
 from serving.cli.shutdown import shutdown
 from serving.cli.stacks import stacks
@@ -44,7 +45,7 @@ def _options(
     pass
 
 
-for command in (run, start, status, logs, stacks, delete, shutdown):
+for command in (run, start, status, logs, stacks, rollback, delete, shutdown):
     app.command()(command)
 
 

@@ -29,6 +29,11 @@ class Talker:
         return "talked"
 
 
+@serving.deployment(name="Talker")
+def Greeter(request: object) -> str:
+    return "hello"
+
+
 @serving.deployment
 class Waiter:
     def __call__(self, request: object) -> str:
@@ -221,6 +226,21 @@ def test_stacks_tell_what_a_replica_does_now(url: str) -> None:
         os.kill(replica.pid, signal.SIGKILL)
         asked.join()
         serving.delete("wait")
+
+
+def test_application_is_rolled_back(url: str) -> None:
+    serving.run(Talker.bind(), name="old", route_prefix="/old")
+    serving.run(Greeter.bind(), name="old", route_prefix="/old")
+    assert requests.get(f"{url}old", timeout=DEADLINE_S).text == "hello"
+
+    assert "Application 'old' is what it was before" in serving_command("rollback", "old")
+
+    assert requests.get(f"{url}old", timeout=DEADLINE_S).text == "talked"
+    assert "no application 'nothing'" in serving_command("rollback", "nothing", expected=1)
+    message = serving_command("rollback", "talk", expected=1)
+    assert message.startswith("serving: ")
+    assert len(message.splitlines()) == 1
+    serving.delete("old")
 
 
 def test_application_that_is_not_there_cannot_be_deleted(url: str) -> None:
