@@ -31,6 +31,8 @@ class Replica:
     failed_checks: int = 0
     # Why it is to be replaced though it runs and is not asked any more; empty: it is not.
     fault: str = ""
+    # Requests that it works on, when last heard.
+    ongoing: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Target:
     # may run above their number. The lesser holds, and one always may.
     rolling_update_percentage: float = 1.0
     max_surge_percent: float = 100.0
+    # The first request brings a replica, where there is to be none.
+    wakes: bool = False
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def is_hopeless(
     """Whether callers would wait in vain: none of it runs or starts, and none will soon."""
     if any(replica.state is not ReplicaState.STOPPING for replica in replicas):
         return False
-    if target is None or target.num_replicas == 0:
+    if target is None or (target.num_replicas == 0 and not target.wakes):
         return True
     version = serving_version(target, histories)
     history = histories.get(version, _NEW)
@@ -154,10 +154,16 @@ def _sick(sick: list[Replica]) -> tuple[Stop, ...]:
 
 
 def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
-    """Too many of the right version: those that are not ready yet go first, then the youngest."""
+    """Too many of the right version: those that are not ready yet go first, then those that have
+    the least to do, of these the youngest."""
     count = max(0, len(ours) - target.num_replicas)
     by_worth = sorted(
-        ours, key=lambda replica: (replica.state is ReplicaState.RUNNING, -replica.started_at)
+        ours,
+        key=lambda replica: (
+            replica.state is ReplicaState.RUNNING,
+            replica.ongoing,
+            -replica.started_at,
+        ),
     )
     reason = f"{target.num_replicas} replicas wanted"
     return tuple(Stop(replica.replica_id, reason) for replica in by_worth[:count])

@@ -17,15 +17,20 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Coroutine, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 
 from serving.aio import Tasks
+from serving.config import AutoscalingContext
 from serving.controller import plan
 from serving.controller.actuator import Actuator
-from serving.controller.model import History, Plan, Replica, ReplicaState, Start
+from serving.controller.autoscale import Decision
+from serving.controller.model import History, Plan, Replica, ReplicaState, Start, Target
+from serving.controller.policy import PolicyProcess
 from serving.controller.publisher import Publisher
 from serving.controller.recovery import Recovered
 from serving.controller.replica import ReplicaProcess, Settings, Surroundings, new_token
+from serving.controller.scaling import Key, Scaled, Scaling
 from serving.controller.state import ApplicationState, DeploymentState, found_application
 from serving.controller.status import application_status, headline, headline_first, unavailable
 from serving.controller.store import (
@@ -83,6 +88,7 @@ class Reconciler:
         self._store = store
         self._publisher = publisher
         self._actuator = Actuator(publisher, self)
+        self._scaling = Scaling()
         self._tasks = Tasks()
 
         # State
@@ -252,7 +258,11 @@ class Reconciler:
     ) -> None:
         self._become(replica, ReplicaState.RUNNING, now)
         history = deployment.histories.get(replica.seen.version, History())
-        deployment.histories[replica.seen.version] = plan.after_ready(history, now=now)
+        history = plan.after_ready(history, now=now)
+        target = deployment.target
+        if target and target.wakes and not target.previous:
+            history = plan.after_complete(history)  # it may never have as many as it had wanted
+        deployment.histories[replica.seen.version] = history
         self._actuator.watch_health(replica)
 
     def _become(self, replica: ReplicaProcess, state: ReplicaState, now: float) -> None:
@@ -355,7 +365,8 @@ class Reconciler:
     async def run(self) -> None:
         """Turns until it is cancelled."""
         while True:
-            timeout = min(self._alarms.values(), default=None)
+            moments = [*self._alarms.values(), self._scaling.wake_at]
+            timeout = min((each for each in moments if each is not None), default=None)
             try:
                 async with asyncio.timeout_at(timeout and self._loop_time(timeout)):
                     await self._wake.wait()
@@ -373,6 +384,8 @@ class Reconciler:
         self._wake.set()
 
     def _turn(self, now: float) -> None:
+        for key in self._scaling.due(now):
+            self._scale(key, now)
         due = {name for name, moment in self._alarms.items() if moment <= now}
         dirty, self._dirty = self._dirty | due, set()
         try:
@@ -411,6 +424,7 @@ class Reconciler:
             log.error("application %r: its next steps wait: %s", state.name, error)
             state.problem = f"its next steps wait: {error}"
             self._alarms[state.name] = now + _RETRY_AFTER_ERROR_S
+        self._follow_load(state, now)
         self._publish(state, now)
         self._note_status(state)
 
@@ -537,6 +551,93 @@ class Reconciler:
             self._news.versions[state.name, state.generation] = version
             self._wake.set()
 
+    # How many replicas the load asks for
+
+    def hear_loads(self, caller: Hashable, loads: Iterable[pb.Load]) -> None:
+        """A caller tells what it has queued and in flight."""
+        if self._scaling.hear(caller, loads, time.monotonic()):
+            self._wake.set()
+
+    def forget_loads(self, caller: Hashable) -> None:
+        """A caller is gone."""
+        self._scaling.forget(caller, time.monotonic())
+
+    def _follow_load(self, state: ApplicationState, now: float) -> None:
+        specs = {name: each.spec for name, each in state.deployments.items() if each.target}
+        self._scaling.follow(state.name, specs, now)
+        for name, deployment in state.deployments.items():
+            deployment.scaled = self._scaling.scaled.get((state.name, name))
+
+    def _scale(self, key: Key, now: float, asked: float | None = None) -> None:
+        """Asks for the number of replicas of one deployment."""
+        deployment = self._applications[key[0]].deployments[key[1]]
+        target, scaled = deployment.target, deployment.scaled
+        if target is None or scaled is None:
+            return
+        running = len(deployment.ready)
+        if scaled.policy is not None and asked is None and target.num_replicas:
+            context = scaled.context(key, running, target.num_replicas, now)
+            self._ask(key, scaled, self._ask_policy(key, scaled, scaled.policy, context))
+            return
+        decision = self._scaling.decide(key, target.num_replicas, running, now, asked)
+        if decision.target < target.num_replicas:
+            self._ask(key, scaled, self._scale_in(key, deployment, target, decision))
+        elif decision.reason:
+            self._set_number(key, deployment, target, decision)
+
+    def _ask(self, key: Key, scaled: Scaled, work: Coroutine[None, None, None]) -> None:
+        """Finds out what a decision needs. Until then no other is made for that deployment."""
+
+        async def ask() -> None:
+            try:
+                await work
+            finally:
+                scaled.is_busy = False
+                self._wake.set()
+
+        scaled.is_busy = True
+        self._tasks.start(ask(), name="scale {}#{}".format(*key))
+
+    async def _ask_policy(
+        self, key: Key, scaled: Scaled, policy: PolicyProcess, context: AutoscalingContext
+    ) -> None:
+        answer = await policy.ask(context)
+        if scaled.policy is not policy or self._scaling.scaled.get(key) is not scaled:
+            return  # it is another one's turn
+        scaled.is_busy = False
+        if answer.error != scaled.policy_error:
+            scaled.policy_error = answer.error
+            if answer.error:
+                log.warning("the autoscaling policy of %s#%s failed: %s", *key, answer.error)
+            self._touch(key[0])
+        self._scale(key, time.monotonic(), answer.asked)
+
+    async def _scale_in(
+        self, key: Key, deployment: DeploymentState, target: Target, decision: Decision
+    ) -> None:
+        """The emptiest replicas are to go."""
+        ready = deployment.ready
+        counts = await asyncio.gather(*(replica.ongoing() for replica in ready))
+        for replica, count in zip(ready, counts, strict=True):
+            replica.seen = replace(replica.seen, ongoing=count)
+        if deployment.target == target and (decision.target or not any(counts)):
+            self._set_number(key, deployment, target, decision)
+
+    def _set_number(
+        self, key: Key, deployment: DeploymentState, target: Target, decision: Decision
+    ) -> None:
+        before, after = target.num_replicas, decision.target
+        log.info("%s#%s: from %d to %d replicas: %s", *key, before, after, decision.reason)
+        assert deployment.scaled is not None
+        now_s = time.time()
+        deployment.journal.decided(f"scale from {before} to {after}: {decision.reason}", now_s)
+        if after > before:
+            deployment.scaled.scaled_up_at = now_s
+        else:
+            deployment.scaled.scaled_down_at = now_s
+        deployment.target = replace(target, num_replicas=after)
+        self._touch(key[0])
+
     # What another controller began
 
     def recover(self, found: Found, recovered: Recovered) -> None:
@@ -551,6 +652,8 @@ class Reconciler:
             self._news.removed_replicas[replica_id] = None
         for replica in recovered.replicas:
             self._take_over(replica, now)
+        for state in self._applications.values():
+            state.keep_number()
         self._dirty.update(self._applications)
         self._turn(now)
 
@@ -651,6 +754,7 @@ class Reconciler:
         """Lets go of everything; replicas run on."""
         await self._actuator.aclose()
         await self._tasks.aclose()
+        self._scaling.close()
 
     async def all_ended(self) -> None:
         """Returns when no replica is left. For replicas that end by themselves."""
@@ -719,7 +823,7 @@ def _without_code(spec: pb.ApplicationSpec) -> pb.ApplicationSpec:
 def _published(
     application: str, name: str, deployment: DeploymentState, now: float
 ) -> pb.Deployment:
-    options = deployment.spec.options
+    options, scaled = deployment.spec.options, deployment.scaled
     return pb.Deployment(
         application=application,
         name=name,
@@ -730,6 +834,7 @@ def _published(
             for replica in deployment.ready
         ],
         unavailable=unavailable(deployment, now),
+        load_interval_s=scaled.autoscaler.config.metrics_interval_s if scaled else 0,
     )
 
 

@@ -107,17 +107,21 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
             return
         with self._publisher.watching(first.watcher) as watcher:
             confirming = asyncio.create_task(
-                self._confirm(watcher, requests), name=f"confirmations of {first.watcher}"
+                self._hear(watcher, requests), name=f"what is heard of {first.watcher}"
             )
             try:
                 async for update in self._publisher.updates(watcher):
                     yield update
             finally:
                 confirming.cancel()
+                self._reconciler.forget_loads(watcher)
                 self._reconciler.notify_status()
 
-    async def _confirm(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
+    async def _hear(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
         async for request in requests:
+            if request.loads:
+                self._reconciler.hear_loads(watcher, request.loads)
+                continue
             is_first = watcher.confirmed < 0
             self._publisher.confirm(watcher, request.revision)
             if is_first:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from serving.controller import plan
 from serving.controller.journal import Journal
 from serving.controller.model import History, Replica, ReplicaState, Target
 from serving.controller.replica import ReplicaProcess, Settings, settings_of
+from serving.controller.scaling import Scaled, target_of
 from serving.controller.store import ApplicationRecord, LoadedApplication, VersionRecord
 from serving.v1 import controller_pb2 as pb
 
@@ -29,6 +31,8 @@ class DeploymentState:
     config_error: str = ""
     previous_config: str = ""
     journal: Journal = field(default_factory=Journal)
+    # Where the number of replicas follows the load.
+    scaled: Scaled | None = None
 
     @property
     def spec(self) -> pb.DeploymentSpec:
@@ -68,6 +72,13 @@ class DeploymentState:
             and plan.is_complete(self.target, self.seen())
             and self.is_configured
         )
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether it has no replica because nobody asked for one until now."""
+        if self.target is None or not self.target.wakes or self.ready:
+            return False
+        return not self.histories.get(self.target.version, History()).failures
 
     @property
     def is_configured(self) -> bool:
@@ -215,7 +226,10 @@ class ApplicationState:
             state.target = replace(state.target, previous=None)
             state.specs = {version: state.specs[version]}
             history = state.histories.get(version, History())
-            state.histories = {version: plan.after_complete(history)}
+            # No replica proves nothing.
+            if state.target.num_replicas:
+                history = plan.after_complete(history)
+            state.histories = {version: history}
         self._drop_unwanted()
 
     def delete(self) -> None:
@@ -224,6 +238,17 @@ class ApplicationState:
         self.serving_generation = 0
         for state in self.deployments.values():
             state.target = None
+
+    def keep_number(self) -> None:
+        """There are to be as many replicas as run, of those deployments that follow their load:
+        what it led to is told by nothing else."""
+        for state in self.deployments.values():
+            if state.target is not None and state.target.wakes and state.replicas:
+                live = Counter(
+                    each.version for each in state.seen() if each.state is not ReplicaState.STOPPING
+                )
+                count = target_of(state.spec.options, max(live.values(), default=0))
+                state.target = replace(state.target, num_replicas=count)
 
     def _drop_unwanted(self) -> None:
         wanted = {spec.name for spec in self.spec.deployments}
@@ -268,7 +293,8 @@ def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
     if plan.has_failed(spec.version, state.histories):
         del state.histories[spec.version]  # asked for again: try again
     state.config_error, state.previous_config = "", config
-    state.target = _target(spec, previous)
+    before_count = before.num_replicas if before and before.wakes else None
+    state.target = _target(spec, previous, before_count)
     kept = {version: state.specs[version] for version in state.specs if version == previous}
     if before is not None and before.version in kept:
         kept[before.version] = _with_config(kept[before.version], config)
@@ -276,14 +302,16 @@ def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
     state.histories = {v: h for v, h in state.histories.items() if v in state.specs}
 
 
-def _target(spec: pb.DeploymentSpec, previous: str | None) -> Target:
+def _target(spec: pb.DeploymentSpec, previous: str | None, before: int | None) -> Target:
+    """`before`: how many replicas the load has led to."""
     options = spec.options
     return Target(
         spec.version,
-        options.num_replicas,
+        target_of(options, before),
         previous,
         options.rolling_update_percentage,
         options.max_surge_percent,
+        wakes=bool(options.autoscaling_config_json),
     )
 
 

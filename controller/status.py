@@ -52,7 +52,7 @@ def _application_word(
         return "UNHEALTHY", messages
     if state.confirmed_generation != state.generation:
         return "DEPLOYING", messages
-    if any(deployment.target is not None and not deployment.ready for deployment in state.wanted):
+    if any(each.target and not each.ready and not each.is_waking for each in state.wanted):
         return "UNHEALTHY", messages
     return "RUNNING", messages
 
@@ -82,6 +82,7 @@ def deployment_status(
             )
             for replica in state.replicas.values()
         ],
+        policy_error=state.scaled.policy_error if state.scaled else "",
     )
 
 
@@ -106,13 +107,15 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
         times = f"{plan.MAX_FAILED_STARTS} times in a row"
         return failed, f"could not start, {times}: {headline_first(history.error)}"
     if state.is_complete:
-        return "HEALTHY", ""
+        return "HEALTHY", _policy_complaint(state)
     if history.failures:
         # Given time, one failure is repaired; it is the row of them that is news.
         word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"
         return word, f"{progress}; the last failure: {headline_first(history.error)}"
     if not state.is_configured:
         return "UPDATING", "is being reconfigured"
+    if target.wakes and application.serving_generation == application.generation:
+        return "UPSCALING", progress
     return "UPDATING", progress
 
 
@@ -122,6 +125,8 @@ def _trigger(word: str, state: DeploymentState) -> str:
         return "DELETING"
     history = state.histories.get(state.target.version, History())
     # First match wins.
+    if word == "UPSCALING":
+        return "AUTOSCALING"
     if word == "HEALTHY":
         return "CONFIG_UPDATE_COMPLETED"
     if history.failures:
@@ -129,6 +134,13 @@ def _trigger(word: str, state: DeploymentState) -> str:
     if state.config_error:
         return "REPLICA_STARTUP_FAILED"
     return "CONFIG_UPDATE_STARTED"
+
+
+def _policy_complaint(state: DeploymentState) -> str:
+    if state.scaled is None or not state.scaled.policy_error:
+        return ""
+    error = headline_first(state.scaled.policy_error)
+    return f"keeps its number of replicas, for its autoscaling policy failed: {error}"
 
 
 def unavailable(state: DeploymentState, now: float) -> str:

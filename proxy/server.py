@@ -99,7 +99,8 @@ async def serve(config: ProxyConfig) -> None:
         synced.set()
 
     try:
-        tasks.start(watch(config.controller_address, config.name, apply), name="watch")
+        reporter = proxy.directory.reporter
+        tasks.start(watch(config.controller_address, config.name, apply, reporter), name="watch")
         await asyncio.wait_for(synced.wait(), FIRST_SNAPSHOT_TIMEOUT_S)
         server = _Server(_uvicorn_config(proxy, config.http_options), proxy, config.ready_fd)
         await server.serve(sockets=[socket.socket(fileno=config.socket_fd)])

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
         status,
     )
     from serving.batching import batch
-    from serving.config import HTTPOptions, LoggingConfig
+    from serving.config import AutoscalingConfig, HTTPOptions, LoggingConfig
     from serving.context import get_multiplexed_model_id, get_replica_context
     from serving.multiplex import multiplexed
 
 __all__ = [
     "Application",
+    "AutoscalingConfig",
     "Deployment",
     "HTTPOptions",
     "LoggingConfig",
@@ -57,6 +58,7 @@ __all__ = [
 
 # Imported when first used: every process of a cluster imports this package, and few need these.
 _LAZY = {
+    "AutoscalingConfig": "serving.config",
     "HTTPOptions": "serving.config",
     "LoggingConfig": "serving.config",
     "batch": "serving.batching",

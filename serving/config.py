@@ -6,16 +6,19 @@ import difflib
 import json
 import os
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -30,6 +33,8 @@ _PORT_VARIABLE = "SERVING_HTTP_PORT"
 _ADMIN_PORT_VARIABLE = "SERVING_ADMIN_PORT"
 ADMIN_TOKEN_VARIABLE = "SERVING_ADMIN_TOKEN"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+AUTO = {"min_replicas": 1, "max_replicas": 100}
+"""What `num_replicas="auto"` stands for, but for the defaults of AutoscalingConfig."""
 
 
 class _Settings(BaseModel):
@@ -154,11 +159,121 @@ class ResourceOptions(_Settings):
         return value
 
 
+class AutoscalingPolicy(_Settings):
+    """A function of one's own that says how many replicas there are to be."""
+
+    policy_function: str | Callable[..., Any]
+    """The function, or its import path, "package.module:function". It takes an
+    `AutoscalingContext` and returns a number of replicas, or that and a dict which it is given
+    again the next time (`policy_state`)."""
+
+
+class AutoscalingConfig(_Settings):
+    """How the number of replicas follows the load: the requests that are queued or worked on."""
+
+    min_replicas: NonNegativeInt = 1
+    """With 0, the last replica goes after `downscale_to_zero_delay_s` without a request, and the
+    next request starts one."""
+    initial_replicas: NonNegativeInt | None = None
+    """Replicas to begin with; None: `min_replicas`."""
+    max_replicas: PositiveInt = 1
+    """Never more than these."""
+    target_ongoing_requests: PositiveFloat = Field(default=2.0, strict=False)
+    """Requests for each replica, queued ones included, that the number of replicas aims at."""
+    metrics_interval_s: PositiveFloat = Field(default=1.0, strict=False)
+    """Seconds between two reports of a caller's load, and between two decisions."""
+    look_back_period_s: PositiveFloat = Field(default=30.0, strict=False)
+    """Seconds of load that a decision looks at."""
+    smoothing_factor: PositiveFloat = Field(default=1.0, strict=False)
+    """Deprecated: both of `upscaling_factor` and `downscaling_factor`."""
+    upscale_smoothing_factor: PositiveFloat | None = Field(default=None, strict=False)
+    """Deprecated: `upscaling_factor`."""
+    downscale_smoothing_factor: PositiveFloat | None = Field(default=None, strict=False)
+    """Deprecated: `downscaling_factor`."""
+    upscaling_factor: PositiveFloat | None = Field(default=None, strict=False)
+    """A step up is this many times as large as the load asks for."""
+    downscaling_factor: PositiveFloat | None = Field(default=None, strict=False)
+    """A step down likewise; never to less than the load needs."""
+    upscale_delay_s: NonNegativeFloat = Field(default=30.0, strict=False)
+    """Seconds for which more replicas must be wanted before there are more. Not from zero."""
+    downscale_delay_s: NonNegativeFloat = Field(default=600.0, strict=False)
+    """Seconds for which fewer must be wanted before there are fewer."""
+    downscale_to_zero_delay_s: NonNegativeFloat | None = Field(default=None, strict=False)
+    """Seconds without a request after which the last replica goes; None: `downscale_delay_s`."""
+    aggregation_function: Literal["mean", "max", "min"] = "mean"
+    """What the load of a period of time counts as."""
+    policy: AutoscalingPolicy | None = None
+    """Decides in the place of the load; the factors, limits and delays hold for it too."""
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> AutoscalingConfig:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) must not be below min_replicas "
+                f"({self.min_replicas})"
+            )
+        if not self.min_replicas <= self.first_replicas <= self.max_replicas:
+            raise ValueError(
+                f"initial_replicas ({self.initial_replicas}) must lie between min_replicas "
+                f"({self.min_replicas}) and max_replicas ({self.max_replicas})"
+            )
+        return self
+
+    @property
+    def first_replicas(self) -> int:
+        """How many there are to begin with."""
+        return self.min_replicas if self.initial_replicas is None else self.initial_replicas
+
+    def get_upscaling_factor(self) -> float:
+        """The one that holds of those that may be given."""
+        return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
+
+    def get_downscaling_factor(self) -> float:
+        """The one that holds of those that may be given."""
+        return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
+
+
+@dataclass(frozen=True)
+class AutoscalingContext:
+    """What a policy function is told of its deployment, in Ray Serve's words."""
+
+    app_name: str
+    deployment_name: str
+    current_num_replicas: int
+    """Those that take requests."""
+    target_num_replicas: int
+    """Those that there are to be, and that may be starting."""
+    total_num_requests: float
+    """Requests that are queued or worked on, over the look-back period."""
+    total_queued_requests: float
+    """Those of them that are queued, just now."""
+    total_running_requests: float
+    """Those of them that are worked on, just now."""
+    capacity_adjusted_min_replicas: int
+    """`min_replicas`"""
+    capacity_adjusted_max_replicas: int
+    """`max_replicas`"""
+    policy_state: dict[str, Any]
+    """What the function returned beside its number the last time; empty at first."""
+    last_scale_up_time: float | None
+    """Seconds since the epoch."""
+    last_scale_down_time: float | None
+    """Seconds since the epoch."""
+    current_time: float
+    """Seconds since the epoch."""
+    config: AutoscalingConfig
+
+
 class DeploymentOptions(_Settings):
     """The options of a deployment, but for its name."""
 
-    num_replicas: int = Field(default=1, ge=0)
-    """Processes that run a copy of the deployment each."""
+    num_replicas: Annotated[
+        int, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
+    ] = Field(default=1, ge=0)
+    """Processes that run a copy of the deployment each. "auto": as many as the load asks for, from
+    1 to 100, unless `autoscaling_config` says otherwise."""
+    autoscaling_config: AutoscalingConfig | None = None
+    """The number of replicas follows the load, in the place of a fixed `num_replicas`."""
     max_ongoing_requests: PositiveInt = 100
     """Requests that one replica works on at a time."""
     max_queued_requests: int = Field(default=-1, ge=-1)
@@ -187,6 +302,31 @@ class DeploymentOptions(_Settings):
     `rolling_update_percentage`; it is for machines that have no room for so many."""
     http_adapter: Callable[..., Any] | None = None
     """A function that turns the HTTP request into the argument of the deployment."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_a_config(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("num_replicas", 1) not in ("auto", None):
+            return values
+        others = {key: value for key, value in values.items() if key != "num_replicas"}
+        if values["num_replicas"] == "auto":
+            config = others.get("autoscaling_config") or {}
+            if isinstance(config, AutoscalingConfig):
+                config = config.model_dump(exclude_unset=True)
+            if isinstance(config, dict):
+                others["autoscaling_config"] = {**AUTO, **config}
+        return others
+
+    @model_validator(mode="after")
+    def _begins_with(self) -> DeploymentOptions:
+        if self.autoscaling_config is not None:
+            if "num_replicas" in self.model_fields_set:
+                raise ValueError(
+                    "num_replicas and autoscaling_config exclude each other: leave num_replicas "
+                    'out, or make it "auto"'
+                )
+            object.__setattr__(self, "num_replicas", self.autoscaling_config.first_replicas)
+        return self
 
     @field_validator("num_replicas")
     @classmethod
@@ -241,6 +381,10 @@ def _explained(model: type[BaseModel], problem: Any) -> str:
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     if path == ["ray_actor_options"]:
         return list(ResourceOptions.model_fields)
+    if path == ["autoscaling_config"]:
+        return list(AutoscalingConfig.model_fields)
+    if path == ["autoscaling_config", "policy"]:
+        return list(AutoscalingPolicy.model_fields)
     fields = list(model.model_fields)
     # A deployment's name is given among its options, and kept beside them.
     return ["name", *fields] if model is DeploymentOptions else fields

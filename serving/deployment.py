@@ -9,6 +9,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Literal,
     Never,
     ParamSpec,
     Protocol,
@@ -21,7 +22,7 @@ from typing import (
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec, TypeVar as _TypeVar
 
-    from serving.config import DeploymentOptions
+    from serving.config import AutoscalingConfig, DeploymentOptions
 
     # Type checkers take an application for the handle that arrives in its place. Then a
     # constructor that wants a handle takes the application, nested in lists and dicts too.
@@ -38,12 +39,15 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
+_SCALES = ("num_replicas", "autoscaling_config")
+
 
 class Options(TypedDict, total=False):
     """What `deployment` and `.options` take, as `serving.config.DeploymentOptions` tells."""
 
     name: str
-    num_replicas: int
+    num_replicas: int | Literal["auto"] | None
+    autoscaling_config: AutoscalingConfig | dict[str, Any] | None
     max_ongoing_requests: int
     max_queued_requests: int
     user_config: Any
@@ -77,6 +81,10 @@ class Deployment(Generic[P, T_co]):
         name = options.pop("name", self.name)
         _check_name(name)
         given = {**dict(self.given), **options}
+        # The newer of these two takes the place of the other, where that is not given as well.
+        for one, other in (_SCALES, _SCALES[::-1]):
+            if options.get(one) is not None and other not in options:
+                given.pop(other, None)
         return replace(self, name=name, config=_config(name, given), given=tuple(given.items()))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Application[T_co]:

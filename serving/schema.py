@@ -34,6 +34,8 @@ class DeploymentStatus(StrEnum):
     UPDATING = "UPDATING"
     HEALTHY = "HEALTHY"
     UNHEALTHY = "UNHEALTHY"
+    UPSCALING = "UPSCALING"
+    """More replicas start, because the load asks for them."""
     DEPLOY_FAILED = "DEPLOY_FAILED"
     UPDATE_FAILED = "UPDATE_FAILED"
 
@@ -98,11 +100,14 @@ class DeploymentStatusOverview:
     message: str
     """Why it is not healthy; empty where it is."""
     target_num_replicas: int = 0
+    """How many replicas there are to be."""
     replicas: list[ReplicaOverview] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     """The last ones, oldest first. A controller that was started again begins with none."""
     last_failures: list[ReplicaFailure] = field(default_factory=list)
     """The last ones, oldest first; they stay when all is well again."""
+    policy_error: str = ""
+    """What its autoscaling policy raised when it was asked last."""
 
 
 @dataclass(frozen=True)
@@ -190,4 +195,5 @@ def _deployment(message: pb.DeploymentStatus) -> DeploymentStatusOverview:
             ReplicaFailure(failure.at_s, failure.replica_id, failure.error)
             for failure in message.last_failures
         ],
+        policy_error=message.policy_error,
     )

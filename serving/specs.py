@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import json
+import operator
+from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from serving.code import capture, dumps, fingerprint
 from serving.deployment import Application, Deployment
@@ -150,9 +153,50 @@ def _deployment_spec(
         calls=calls,
         options=options_message(deployment),
         http_adapter=capture(adapter) if adapter is not None else None,
+        autoscaling_policy=_captured_policy(deployment),
     )
+    spec.options.autoscaling_config_json = _autoscaling_json(deployment, spec)
     spec.version = _version(spec, salt)
     return spec
+
+
+def _captured_policy(deployment: Deployment[..., Any]) -> pb.Code | None:
+    config = deployment.config.autoscaling_config
+    if config is None or config.policy is None:
+        return None
+    function = config.policy.policy_function
+    if isinstance(function, str):
+        function = _imported(function, deployment.name)
+    return capture(function)
+
+
+def _imported(path: str, deployment: str) -> Callable[..., Any]:
+    """The function at "package.module:function", or with a dot as Ray Serve has it too."""
+    module, _, name = path.rpartition(":" if ":" in path else ".")
+    try:
+        found = operator.attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"deployment {deployment!r}: option 'autoscaling_config.policy.policy_function': "
+            f"{path!r} cannot be imported: {error}"
+        ) from error
+    if not callable(found):
+        raise ValueError(
+            f"deployment {deployment!r}: option 'autoscaling_config.policy.policy_function': "
+            f"{path!r} is no function"
+        )
+    return cast("Callable[..., Any]", found)
+
+
+def _autoscaling_json(deployment: Deployment[..., Any], spec: pb.DeploymentSpec) -> str:
+    """In the policy's place stands a hash of its code, so that another one makes a difference."""
+    config = deployment.config.autoscaling_config
+    if config is None:
+        return ""
+    values = config.model_dump(exclude={"policy"}, exclude_none=True)
+    if config.policy is not None:
+        values["policy"] = {"policy_function": fingerprint([spec.autoscaling_policy])}
+    return json.dumps(values, sort_keys=True)
 
 
 def options_message(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:

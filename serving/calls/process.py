@@ -38,7 +38,9 @@ async def calling(controller_address: str, name: str) -> AsyncIterator[Caller]:
     async def known() -> None:
         nonlocal watching
         if watching is None:
-            watching = caller.tasks.start(watch(controller_address, name, apply), name="watch")
+            watching = caller.tasks.start(
+                watch(controller_address, name, apply, directory.reporter), name="watch"
+            )
         if not heard.is_set():
             await heard.wait()
 

@@ -130,7 +130,8 @@ class Balancer:
         """Those that take any replica: they wait because none has room."""
         self._lines: dict[str, Line] = {}
         """Those that wait for the holders of a key, by the key. None of it is empty."""
-        self._arrivals = 0
+        self.arrivals = 0
+        """Requests that ever came."""
         self._rng = rng or random.Random()
 
     def __repr__(self) -> str:
@@ -140,8 +141,8 @@ class Balancer:
 
     def arrive(self) -> int:
         """A request's place in the order of arrival."""
-        self._arrivals += 1
-        return self._arrivals
+        self.arrivals += 1
+        return self.arrivals
 
     def acquire(self, key: str = "") -> Replica | None:
         """Takes a slot at once, or gives None: then :meth:`enqueue`."""

@@ -94,11 +94,18 @@ class Router:
     """The way to one deployment, for one process, on one event loop."""
 
     def __init__(
-        self, application: str, deployment: str, *, make_link: Callable[..., Link] = Link
+        self,
+        application: str,
+        deployment: str,
+        *,
+        make_link: Callable[..., Link] = Link,
+        on_starving: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_starving`` is called when a request waits and there is no replica."""
         self.application = application
         self.deployment = deployment
         self._make_link = make_link
+        self._on_starving = on_starving
         self.balancer = Balancer()
         self._links: dict[Replica, tuple[Link, asyncio.Task[None]]] = {}
         self._tasks = Tasks()
@@ -117,6 +124,11 @@ class Router:
         connections = [link.connection for link, _ in self._links.values()]
         shares = [each.session.shares_memory for each in connections if each is not None]
         return bool(shares) and all(shares)
+
+    @property
+    def ongoing(self) -> int:
+        """Requests in flight, those at replicas that are leaving too."""
+        return sum(replica.inflight for replica in self._links)
 
     def update(self, target: Deployment) -> None:
         """Takes the deployment's replicas and limits as the controller now tells them."""
@@ -257,6 +269,8 @@ class Router:
             waiter = self.balancer.enqueue(
                 arrival, partial(_wake, turn), again=again, key=key, patient=patient
             )
+            if not self.balancer.replicas:
+                self._on_starving()
             if patient and waiter.replica is None:
                 patience = loop.call_at(patient_until, self.balancer.relax, waiter)
             await turn

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,6 +15,7 @@ import grpc.aio
 from serving.aio import Tasks
 from serving.mux import channel_options
 from serving.routing.link import Link
+from serving.routing.loads import Counters, Reporter
 from serving.routing.router import Router
 from serving.routing.routes import Route, RouteTable
 from serving.v1.controller_pb2 import Deployment, WatchRequest, WatchUpdate
@@ -40,6 +42,7 @@ class Directory:
         self._deployments: dict[tuple[str, str], Deployment] = {}
         self._routers: dict[tuple[str, str], Router] = {}
         self._closing = Tasks()
+        self.reporter = Reporter(self._counters)
 
     def router(self, application: str, deployment: str) -> Router | None:
         """The way to a deployment, or None where the controller knows none of that name."""
@@ -47,9 +50,15 @@ class Directory:
         if (router := self._routers.get(key)) is None and (
             target := self._deployments.get(key)
         ) is not None:
-            router = Router(application, deployment, make_link=self._make_link)
+            router = Router(
+                application,
+                deployment,
+                make_link=self._make_link,
+                on_starving=self.reporter.wake,
+            )
             self._routers[key] = router
             router.update(target)
+            self.reporter.wake()
         return router
 
     def apply(self, update: WatchUpdate) -> None:
@@ -73,6 +82,7 @@ class Directory:
         if self._connect_ingresses:
             for route in self.routes.routes:
                 self.router(route.application, route.ingress)
+        self.reporter.wake()
 
     async def settled(self) -> None:
         """Waits until a connection to each replica was tried once, for ``SETTLE_TIMEOUT_S`` at
@@ -88,6 +98,16 @@ class Directory:
             self._remove(key)
         await self._closing.join()
 
+    def _counters(self) -> Iterator[tuple[tuple[str, str], Counters]]:
+        """Of the deployments whose number follows the load."""
+        for key, router in self._routers.items():
+            if interval_s := self._deployments[key].load_interval_s:
+                balancer = router.balancer
+                yield (
+                    key,
+                    Counters(balancer.queued, router.ongoing, balancer.arrivals, interval_s),
+                )
+
     def _remove(self, key: tuple[str, str]) -> None:
         self._deployments.pop(key, None)
         if router := self._routers.pop(key, None):
@@ -95,23 +115,27 @@ class Directory:
 
 
 async def watch(
-    controller_address: str, watcher: str, apply: Callable[[WatchUpdate], Awaitable[None]]
+    controller_address: str,
+    watcher: str,
+    apply: Callable[[WatchUpdate], Awaitable[None]],
+    reporter: Reporter,
 ) -> None:
     """Gives ``apply`` every update that the controller sends, each stream of them beginning with
-    a snapshot, and confirms each once it is applied. Runs until it is cancelled: while the
-    controller is away, what was heard last holds."""
+    a snapshot, and confirms each once it is applied; tells the controller what ``reporter``
+    reports. Runs until it is cancelled: while the controller is away, what was heard last holds."""
     backoff_s = FIRST_BACKOFF_S
     while True:
         try:
             async with grpc.aio.insecure_channel(
                 controller_address, options=channel_options()
             ) as channel:
-                call = ControllerStub(channel).Watch(wait_for_ready=True)
-                await call.write(WatchRequest(watcher=watcher))
-                while (update := await call.read()) is not grpc.aio.EOF:
-                    backoff_s = FIRST_BACKOFF_S
-                    await apply(update)
-                    await call.write(WatchRequest(revision=update.revision))
+                upstream = Upstream(ControllerStub(channel).Watch(wait_for_ready=True))
+                await upstream.write(WatchRequest(watcher=watcher))
+                async with reporting(upstream, reporter):
+                    while (update := await upstream.call.read()) is not grpc.aio.EOF:
+                        backoff_s = FIRST_BACKOFF_S
+                        await apply(update)
+                        await upstream.write(WatchRequest(revision=update.revision))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             # InvalidStateError: the controller was gone before its update could be confirmed.
             logger.debug("watch of the controller ended: %s", error)
@@ -119,3 +143,32 @@ async def watch(
             logger.exception("an update of the controller could not be applied")
         await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
         backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+
+class Upstream:
+    """What this process tells the controller, one message after another."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self._turn = asyncio.Lock()
+
+    async def write(self, request: WatchRequest) -> None:
+        async with self._turn:
+            await self.call.write(request)
+
+
+@contextlib.asynccontextmanager
+async def reporting(upstream: Upstream, reporter: Reporter) -> AsyncIterator[None]:
+    """Reports loads for as long as the context lasts, or until the controller is gone."""
+
+    async def report() -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async for loads in reporter.loads():
+                await upstream.write(WatchRequest(loads=loads))
+
+    tasks = Tasks()
+    tasks.start(report(), name="report loads")
+    try:
+        yield
+    finally:
+        await tasks.aclose()

@@ -64,7 +64,7 @@ class Application:
             self._specs[spec.name] = spec
             self.replicas[spec.name] = [
                 LocalReplica(self._replica_spec(spec), user_code, local_key)
-                for _ in range(spec.options.num_replicas)
+                for _ in range(max(1, spec.options.num_replicas))  # nothing starts one later
             ]
 
     def __repr__(self) -> str:

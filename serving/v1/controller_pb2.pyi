@@ -17,7 +17,7 @@ class Code(_message.Message):
     def __init__(self, import_path: _Optional[str] = ..., pickled: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentOptions(_message.Message):
-    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s")
+    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s", "autoscaling_config_json")
     NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class DeploymentOptions(_message.Message):
     ROLLING_UPDATE_PERCENTAGE_FIELD_NUMBER: _ClassVar[int]
     MAX_SURGE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_LOOP_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     num_replicas: int
     max_ongoing_requests: int
     max_queued_requests: int
@@ -42,10 +43,11 @@ class DeploymentOptions(_message.Message):
     rolling_update_percentage: float
     max_surge_percent: float
     blocked_loop_timeout_s: float
-    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ...) -> None: ...
+    autoscaling_config_json: str
+    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ...) -> None: ...
 
 class DeploymentSpec(_message.Message):
-    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls")
+    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     INIT_ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +55,7 @@ class DeploymentSpec(_message.Message):
     HTTP_ADAPTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     code: Code
     init_args: bytes
@@ -60,7 +63,8 @@ class DeploymentSpec(_message.Message):
     http_adapter: Code
     version: str
     calls: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ...) -> None: ...
+    autoscaling_policy: Code
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
 
 class ApplicationSpec(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback")
@@ -151,7 +155,7 @@ class ReplicaFailure(_message.Message):
     def __init__(self, at_s: _Optional[float] = ..., replica_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class DeploymentStatus(_message.Message):
-    __slots__ = ("name", "status", "message", "target_num_replicas", "replicas", "status_trigger", "options", "decisions", "last_failures")
+    __slots__ = ("name", "status", "message", "target_num_replicas", "replicas", "status_trigger", "options", "decisions", "last_failures", "policy_error")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +165,7 @@ class DeploymentStatus(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
     LAST_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
     status: str
     message: str
@@ -170,7 +175,8 @@ class DeploymentStatus(_message.Message):
     options: DeploymentOptions
     decisions: _containers.RepeatedCompositeFieldContainer[Decision]
     last_failures: _containers.RepeatedCompositeFieldContainer[ReplicaFailure]
-    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., status_trigger: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., last_failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ...) -> None: ...
+    policy_error: str
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., status_trigger: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., last_failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ..., policy_error: _Optional[str] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
     __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress", "instead_of")
@@ -248,13 +254,29 @@ class ServeStatus(_message.Message):
     log: str
     def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
 
+class Load(_message.Message):
+    __slots__ = ("application", "deployment", "queued", "ongoing", "is_active")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    ONGOING_FIELD_NUMBER: _ClassVar[int]
+    IS_ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    deployment: str
+    queued: int
+    ongoing: int
+    is_active: bool
+    def __init__(self, application: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ..., ongoing: _Optional[int] = ..., is_active: bool = ...) -> None: ...
+
 class WatchRequest(_message.Message):
-    __slots__ = ("watcher", "revision")
+    __slots__ = ("watcher", "revision", "loads")
     WATCHER_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    LOADS_FIELD_NUMBER: _ClassVar[int]
     watcher: str
     revision: int
-    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    loads: _containers.RepeatedCompositeFieldContainer[Load]
+    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ..., loads: _Optional[_Iterable[_Union[Load, _Mapping]]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("replica_id", "address")
@@ -265,20 +287,22 @@ class Endpoint(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("application", "name", "max_ongoing_requests", "max_queued_requests", "endpoints", "unavailable")
+    __slots__ = ("application", "name", "max_ongoing_requests", "max_queued_requests", "endpoints", "unavailable", "load_interval_s")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    LOAD_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     application: str
     name: str
     max_ongoing_requests: int
     max_queued_requests: int
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     unavailable: str
-    def __init__(self, application: _Optional[str] = ..., name: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., unavailable: _Optional[str] = ...) -> None: ...
+    load_interval_s: float
+    def __init__(self, application: _Optional[str] = ..., name: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., unavailable: _Optional[str] = ..., load_interval_s: _Optional[float] = ...) -> None: ...
 
 class Route(_message.Message):
     __slots__ = ("application", "route_prefix", "ingress")

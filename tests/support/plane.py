@@ -146,6 +146,7 @@ def spec(
     name: str = "app",
     prefix: str = "/",
     auto_rollback: bool = False,
+    autoscaling: str = "",
 ) -> pb.ApplicationSpec:
     options = pb.DeploymentOptions(
         num_replicas=count,
@@ -154,6 +155,7 @@ def spec(
         health_check_timeout_s=1,
         rolling_update_percentage=1,
         max_surge_percent=100,
+        autoscaling_config_json=autoscaling,
     )
     return pb.ApplicationSpec(
         name=name,

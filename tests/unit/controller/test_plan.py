@@ -251,6 +251,7 @@ def test_sick_replica_takes_no_place_of_a_healthy_one() -> None:
         pytest.param(None, PROVEN, [], True, id="deleted"),
         pytest.param(None, PROVEN, [("a", RUNNING)], False, id="deleted but runs"),
         pytest.param(Target("a", 0), PROVEN, [], True, id="none wanted"),
+        pytest.param(Target("a", 0, wakes=True), PROVEN, [], False, id="none until one asks"),
         pytest.param(Target("a", 1), GIVEN_UP, [], True, id="given up"),
         pytest.param(
             Target("a", 1), replace(PROVEN, retry_at=101.0), [], False, id="tried again soon"
@@ -273,6 +274,20 @@ def test_callers_wait_for_the_version_before_one_that_was_given_up() -> None:
     histories = {"a": PROVEN, "b": GIVEN_UP}
 
     assert not plan.is_hopeless(Target("b", 1, previous="a"), histories, [], now=100.0)
+
+
+def test_replicas_with_the_least_to_do_go_first() -> None:
+    running = [
+        replace(replica, ongoing=ongoing)
+        for replica, ongoing in zip(replicas(*[("a", RUNNING)] * 4), [2, 0, 5, 1], strict=True)
+    ]
+
+    steps = plan.compute(Target("a", 2, wakes=True), {"a": PROVEN}, running, 100.0)
+
+    assert [stop.replica_id for stop in steps.stop] == [
+        running[1].replica_id,
+        running[3].replica_id,
+    ]
 
 
 # The order of the end

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.controller.reconciler import ConflictError
+from serving.v1 import controller_pb2 as pb
 from tests.support.plane import Plane, spec
 
 
@@ -256,3 +257,59 @@ async def test_changed_grace_holds_for_replicas_that_run_already(plane: Plane) -
 
     (grace_s,) = (asked.grace_s for method, asked in plane.engine.asked if method == "Drain")
     assert grace_s == 7.0
+
+
+# The number of replicas follows the load
+
+FROM_ZERO = (
+    '{"min_replicas": 0, "max_replicas": 9, "upscale_delay_s": 0, "metrics_interval_s": 0.1}'
+)
+
+
+def load(queued: int) -> pb.Load:
+    return pb.Load(application="app", deployment="D", queued=queued, is_active=True)
+
+
+async def test_first_request_wakes_a_deployment_without_replicas(plane: Plane) -> None:
+    plane.deploy(count=0, autoscaling=FROM_ZERO)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    assert not plane.engine.started
+
+    plane.reconciler.hear_loads("proxy", [load(8)])
+    await plane.until(lambda: plane.engine.running)
+    assert plane.status().status == "RUNNING"
+    assert plane.status().deployments[0].status == "UPSCALING"
+    await plane.ready()
+    await plane.until(lambda: len(plane.engine.running) == 4)
+
+    (deployment,) = plane.status().deployments
+    texts = [each.text.split(":")[0] for each in deployment.decisions]
+    assert [text for text in texts if "scale" in text] == ["scale from 0 to 1", "scale from 1 to 4"]
+
+
+async def test_callers_of_a_deployment_without_replicas_are_told_to_wait(plane: Plane) -> None:
+    plane.deploy(count=0, autoscaling=FROM_ZERO)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+    with plane.publisher.watching("proxy") as watcher:
+        (deployment,) = plane.publisher._take(watcher).deployments
+    assert not deployment.unavailable
+    assert deployment.load_interval_s == pytest.approx(0.1)
+
+
+async def test_load_of_a_deployment_that_is_not_there_is_ignored(plane: Plane) -> None:
+    plane.reconciler.hear_loads("proxy", [load(8)])
+    plane.reconciler.forget_loads("proxy")
+
+
+async def test_new_configuration_keeps_the_number_within_its_limits(plane: Plane) -> None:
+    plane.deploy(count=0, autoscaling=FROM_ZERO)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    plane.reconciler.hear_loads("proxy", [load(8)])
+    await plane.until(lambda: plane.engine.running)
+
+    plane.deploy(count=0, autoscaling=FROM_ZERO.replace('"min_replicas": 0', '"min_replicas": 2'))
+
+    await plane.ready(count=2)
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    assert len(plane.engine.started) == 2

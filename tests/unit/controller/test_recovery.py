@@ -17,6 +17,7 @@ from serving.controller.store import (
     MemoryStore,
     StoreError,
 )
+from serving.v1 import controller_pb2 as pb
 from serving.v1.replica_pb2 import DescribeResponse
 from tests.support.plane import Plane
 
@@ -245,3 +246,18 @@ async def test_controller_killed_at_any_commit_loses_nothing(
     await world.until(lambda: not world.store.load().applications)
     assert not world.store.load().replicas
     assert world.most <= 3  # two, and beside them the one of the update
+
+
+async def test_next_controller_goes_on_with_as_many_replicas_as_the_load_led_to(
+    world: World,
+) -> None:
+    world.deploy(count=1, autoscaling='{"max_replicas": 9, "upscale_delay_s": 0}')
+    await world.until(lambda: world.status().status == "RUNNING")
+    load = pb.Load(application="app", deployment="D", queued=6)
+    world.reconciler.hear_loads("proxy", [load])
+    await world.until(lambda: len(world.endpoints()) == 3)
+
+    await world.start()
+
+    assert len(world.endpoints()) == 3
+    assert world.status().deployments[0].target_num_replicas == 3

@@ -138,6 +138,89 @@ def test_wrong_value_is_named_with_the_deployment(options: Any, message: str) ->
         serving.deployment(**options)(Model)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_replicas": 2, "autoscaling_config": {}},
+            'exclude each other: leave num_replicas out, or make it "auto"',
+        ),
+        (
+            {"autoscaling_config": {"min_replicas": 3, "max_replicas": 2}},
+            r"'autoscaling_config': max_replicas \(2\) must not be below min_replicas \(3\)",
+        ),
+        (
+            {"autoscaling_config": {"initial_replicas": 2}},
+            r"initial_replicas \(2\) must lie between min_replicas \(1\) and max_replicas \(1\)",
+        ),
+        (
+            {"autoscaling_config": {"target_ongoing_requests": 0}},
+            "'autoscaling_config.target_ongoing_requests'.*greater than 0; got 0",
+        ),
+        ({"autoscaling_config": {"policy": {"policy_function": 3}}}, "policy_function.*got 3"),
+    ],
+    ids=["both", "limits", "initial", "target", "policy"],
+)
+def test_wrong_autoscaling_config_says_what_is_wrong(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        serving.deployment(**options)(Model)
+
+
+def test_unknown_field_of_an_autoscaling_config_is_named_with_its_neighbours() -> None:
+    with pytest.raises(TypeError, match=r"autoscaling_config.max_replica' .did you mean 'max_rep"):
+        serving.deployment(autoscaling_config={"max_replica": 3})(Model)
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ({"num_replicas": "auto"}, (1, 100)),
+        ({"num_replicas": "auto", "autoscaling_config": {"max_replicas": 5}}, (1, 5)),
+        (
+            {
+                "num_replicas": "auto",
+                "autoscaling_config": serving.AutoscalingConfig(min_replicas=0),
+            },
+            (0, 100),
+        ),
+        ({"num_replicas": None, "autoscaling_config": {"max_replicas": 5}}, (1, 5)),
+    ],
+    ids=["alone", "with a dict", "with a config", "none"],
+)
+def test_auto_is_what_ray_serve_means_by_it(options: Any, limits: tuple[int, int]) -> None:
+    config = serving.deployment(**options)(Model).config
+
+    assert config.autoscaling_config is not None
+    scaling = config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == limits
+    assert scaling.target_ongoing_requests == 2
+    assert config.num_replicas == limits[0]
+
+
+def test_newer_of_a_fixed_number_and_a_configuration_takes_the_place_of_the_other() -> None:
+    fixed = serving.deployment(num_replicas=3)(Model)
+    scaled = fixed.options(autoscaling_config={"max_replicas": 5})
+
+    assert scaled.config.autoscaling_config is not None
+    assert scaled.options(num_replicas=2).config.autoscaling_config is None
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({}, (1, 1)),
+        ({"smoothing_factor": 2}, (2, 2)),
+        ({"smoothing_factor": 2, "upscale_smoothing_factor": 3}, (3, 2)),
+        ({"downscale_smoothing_factor": 2, "downscaling_factor": 0.5}, (1, 0.5)),
+    ],
+    ids=str,
+)
+def test_newer_names_of_factors_win(factors: Any, expected: tuple[float, float]) -> None:
+    config = serving.AutoscalingConfig(**factors)
+
+    assert (config.get_upscaling_factor(), config.get_downscaling_factor()) == expected
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ValueError, match="num_replicas") as caught:
         serving.deployment(num_replicas=0, max_ongoing_requests=0)(Model)
