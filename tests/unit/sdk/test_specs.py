@@ -90,6 +90,7 @@ def test_ingress_class_needs_no_call_method() -> None:
 
 # Of every option a value that is not its default.
 IN_PLACE = {
+    "autoscaling_config": {"max_replicas": 3},
     "num_replicas": 2,
     "max_ongoing_requests": 2,
     "max_queued_requests": 2,
