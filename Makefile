@@ -22,7 +22,7 @@ SERVICES = $(shell grep -l '^service ' $(PROTOS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo protos check-protos format lint types test test-unit test-integration \
-	test-oldest soak bench check build clean
+	test-oldest soak bench check reference build clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -77,6 +77,9 @@ bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (nee
 	$(BIN)/python benchmarks/handles.py
 
 check: lint types check-protos test-oldest test  ## Do all that CI does
+
+reference: .venv/.installed  ## Write what docs/ has of the schema of config files
+	$(BIN)/python docs/make_config.py
 
 build: .venv/.installed  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build

@@ -81,6 +81,12 @@ async def serve(config: dict[str, Any]) -> None:
             admin_url=config.get("admin_url", ""),
             controller_pid=os.getpid(),
             log=config.get("log", ""),
+            options_json=json.dumps(
+                {
+                    "http_options": config.get("http_options", {}),
+                    "logging_config": config.get("logging", {}),
+                }
+            ),
         ),
         proxies=config.get("proxies", []),
         on_shutdown=lambda: _request_end(config.get("supervisor_pid"), stop),

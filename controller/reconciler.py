@@ -812,6 +812,7 @@ def _without_code(spec: pb.ApplicationSpec) -> pb.ApplicationSpec:
         route_prefix=spec.route_prefix,
         ingress=spec.ingress,
         auto_rollback=spec.auto_rollback,
+        config_json=spec.config_json,
     )
     for deployment in spec.deployments:
         bare.deployments.add(

@@ -26,6 +26,7 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
         generation=state.generation,
         ingress=state.spec.ingress,
         instead_of=state.version.instead_of,
+        config_json=state.spec.config_json,
     )
 
 

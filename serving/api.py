@@ -6,9 +6,11 @@ import atexit
 import os
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from serving import cluster, progress
@@ -24,6 +26,8 @@ from serving.specs import application_graph, application_spec
 
 if TYPE_CHECKING:
     from serving.client import Client
+    from serving.configfile.deploying import Deployed
+    from serving.configfile.schema import ServeDeploySchema
     from serving.deployment import Application
     from serving.testing.cluster import LocalCluster
     from serving.v1 import controller_pb2 as pb
@@ -344,28 +348,24 @@ def _client() -> Iterator[Client]:
         yield client
 
 
-def deploy(spec: pb.ApplicationSpec, tell: Callable[[int], None] = lambda _: None) -> None:
-    """Deploys what `application_spec` made; ends the cluster if that fails and it was started.
-
-    `tell` is called with the generation, as soon as it is known, where this made a new one.
-    """
+def deploy(spec: pb.ApplicationSpec) -> None:
+    """Deploys what `application_spec` made; ends the cluster if that fails and it was started."""
     started = _connect()
     try:
         with _client() as client:
-            _deploy(client, spec, tell)
+            _deploy(client, spec)
     except BaseException:
         if started:
             _stop_even_if_interrupted()
         raise
 
 
-def _deploy(client: Client, spec: pb.ApplicationSpec, tell: Callable[[int], None]) -> None:
+def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     before = client.generation(spec.name)
     generation = client.deploy(spec)
     is_of_others = before is not None and before != _deployed.get(spec.name)
     if generation != before:
-        note_deployed(spec.name, generation)
-        tell(generation)
+        _deployed[spec.name] = generation
         if is_of_others:
             progress.say(f"Replacing application {spec.name!r}, which was not deployed from here")
     elif is_of_others:
@@ -379,6 +379,42 @@ def _deploy(client: Client, spec: pb.ApplicationSpec, tell: Callable[[int], None
     url = from_message(client.status()).url if spec.route_prefix else ""
     where = f" at {url}{spec.route_prefix}" if url else ""
     progress.say(f"Application {spec.name!r} is ready{where}")
+
+
+def deploy_config(
+    config: ServeDeploySchema,
+    *,
+    app_dir: Path,
+    base: Path,
+    wait: bool = True,
+    timeout_s: float = 600.0,
+    salt: str = "",
+) -> Deployed:
+    """Makes the applications of a config those of the cluster, see `serving.configfile.deploying`.
+
+    Waits until they run, unless told otherwise; what is not as wanted by then is a failure, too.
+    """
+    from serving.configfile import deploying
+
+    end = time.monotonic() + timeout_s
+    with _client() as client:
+        outcome = deploying.deploy_config(
+            config, client, app_dir=app_dir, base=base, timeout_s=timeout_s, salt=salt
+        )
+        if wait:
+            outcome.failures |= client.settle(
+                outcome.generations,
+                outcome.deleted,
+                timeout_s=max(0.0, end - time.monotonic()),
+                show=progress.Shown().show,
+            )
+    return outcome
+
+
+def cluster_status() -> pb.ServeStatus:
+    """The status as the controller tells it."""
+    with _client() as client:
+        return client.status()
 
 
 @contextmanager
@@ -411,11 +447,6 @@ def _delete_own(client: Client, name: str) -> None:
         client.delete(name, progress.say)
     elif current is not None:
         progress.say(f"Application {name!r} is not the one deployed from here: it goes on")
-
-
-def note_deployed(name: str, generation: int) -> None:
-    """Notes that an application is ours, to be deleted when we end."""
-    _deployed[name] = generation
 
 
 @contextmanager
@@ -476,14 +507,12 @@ def is_running() -> bool:
 
 
 @contextmanager
-def connected(http_options: HTTPOptions) -> Iterator[str]:
-    """Makes sure that there is a cluster, yields its address, and ends it if it was started."""
+def connected(http_options: HTTPOptions, logging_config: LoggingConfig) -> Iterator[None]:
+    """Makes sure that there is a cluster, and ends it if it was started."""
     with interruptible():
-        started = _connect(ClusterSettings(http_options, LoggingConfig()))
+        started = _connect(ClusterSettings(http_options, logging_config))
         try:
-            address = _address()
-            assert address is not None
-            yield address
+            yield
         finally:
             if started:
                 _stop_own()

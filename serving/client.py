@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from serving import cluster
-from serving.exceptions import ApplicationConflictError, ClusterError, DeploymentFailedError
+from serving.exceptions import (
+    ApplicationConflictError,
+    ClusterError,
+    DeploymentFailedError,
+    ServingError,
+    StillDeployingError,
+)
 from serving.interrupts import uninterrupted
 from serving.v1 import controller_pb2 as pb
 from serving.v1.controller_pb2_grpc import ControllerStub
@@ -26,6 +33,10 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 _FAILED = {"DEPLOY_FAILED", "UPDATE_FAILED"}
+
+
+class _TimeIsUpError(Exception):
+    """The statuses were watched for as long as was asked."""
 
 
 class Client:
@@ -71,21 +82,48 @@ class Client:
         Raises DeploymentFailedError where it fails, ClusterError where the application or the
         cluster goes away meanwhile.
         """
-        seen = False
         with self._errors():
             for status in self._statuses():
                 found = _named(status, name)
-                if found is not None and found.generation >= generation:
-                    seen = True
+                if found is not None:
                     yield found
-                    was_taken_back = found.instead_of >= generation
-                    if found.status in _FAILED or _is_unhealthy(found) or was_taken_back:
-                        raise DeploymentFailedError(_failure(found))
-                    if found.status == "RUNNING" and _proxies_serve(status):
-                        return
-                elif seen:
-                    raise ClusterError(f"application {name!r} was deleted while it was deployed")
+                if _runs(status, name, generation):
+                    return
         raise ClusterError(f"the cluster at {self._address} ended")
+
+    def settle(
+        self,
+        generations: Mapping[str, int],
+        deleted: Iterable[str] = (),
+        *,
+        timeout_s: float,
+        show: Callable[[pb.ApplicationStatus], None] = lambda _: None,
+    ) -> dict[str, ServingError]:
+        """Waits until these applications run and those are gone, however long one of them takes;
+        returns why others do not. `show` is called with what changes meanwhile."""
+        pending, leaving = dict(generations), set(deleted)
+        failures: dict[str, ServingError] = {}
+        with self._errors(), contextlib.suppress(_TimeIsUpError):
+            for status in self._statuses(timeout_s):
+                for found in status.applications:
+                    if found.name in pending:
+                        show(found)
+                for name in list(pending):
+                    try:
+                        is_settled = _runs(status, name, pending[name])
+                    except ServingError as error:
+                        failures[name] = error
+                        is_settled = True
+                    if is_settled:
+                        del pending[name]
+                leaving &= {found.name for found in status.applications}
+                if not pending and not leaving:
+                    return failures
+        return failures | {
+            name: StillDeployingError(f"application {name!r} is not {what} after {timeout_s:g} s")
+            for names, what in ((pending, "ready"), (leaving, "gone"))
+            for name in names
+        }
 
     def status(self) -> pb.ServeStatus:
         with self._errors():
@@ -97,7 +135,7 @@ class Client:
         try:
             yield from self._statuses()
         except grpc.RpcError as error:
-            if not _is_away(error):
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
 
     def stacks(self, application: str, replica: str) -> list[pb.ReplicaStacks]:
@@ -109,8 +147,19 @@ class Client:
 
     def generation(self, name: str) -> int | None:
         """Of an application; None where there is none, or it is being deleted."""
-        found = _named(self.status(), name)
-        return found.generation if found is not None and found.status != "DELETING" else None
+        return self.generations().get(name)
+
+    def generations(self) -> dict[str, int]:
+        """Of all applications that are not being deleted, by their names."""
+        applications = self.status().applications
+        return {each.name: each.generation for each in applications if each.status != "DELETING"}
+
+    def request_delete(self, name: str) -> bool:
+        """Has an application deleted, without waiting for that; returns whether there was one."""
+        with self._errors():
+            request = pb.DeleteRequest(application=name)
+            response: pb.DeleteResponse = self._call(self._stub.Delete, request)
+            return response.existed
 
     def delete(self, name: str, say: Callable[[str], None] = lambda _: None) -> bool:
         """Deletes an application and waits until it is gone; returns whether there was one.
@@ -119,8 +168,7 @@ class Client:
         """
         said = ""
         with self._errors():
-            request = pb.DeleteRequest(application=name)
-            response: pb.DeleteResponse = self._call(self._stub.Delete, request)
+            existed = self.request_delete(name)
             for status in self._statuses():
                 found = _named(status, name)
                 if found is None or found.status != "DELETING":
@@ -128,7 +176,7 @@ class Client:
                 if found.message != said:
                     said = found.message
                     say(f"Application {name!r}: {said}")
-            return response.existed
+            return existed
 
     def shutdown(self) -> None:
         """Asks the cluster to end and waits until the controller is gone."""
@@ -154,15 +202,23 @@ class Client:
             except grpc.RpcError as error:
                 self._raise_unless_away(error, deadline)
 
-    def _statuses(self) -> Iterator[pb.ServeStatus]:
-        """The status now, and again whenever it changes, whichever controller tells it."""
+    def _statuses(self, timeout_s: float = math.inf) -> Iterator[pb.ServeStatus]:
+        """The status now, and again whenever it changes, whichever controller tells it.
+
+        Raises _TimeIsUpError when this has taken so long.
+        """
+        end = time.monotonic() + timeout_s
         deadline = time.monotonic() + _CALL_TIMEOUT_S
         while True:
+            left_s = end - time.monotonic()
+            timeout = None if math.isinf(left_s) else max(0.0, left_s)
             try:
-                for status in self._stub.WatchStatus(pb.StatusRequest()):
+                for status in self._stub.WatchStatus(pb.StatusRequest(), timeout=timeout):
                     yield status
                     deadline = time.monotonic() + _CALL_TIMEOUT_S
             except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise _TimeIsUpError from None
                 self._raise_unless_away(error, deadline)
 
     def _raise_unless_away(self, error: grpc.RpcError, deadline: float) -> None:
@@ -188,12 +244,19 @@ class Client:
             ) from error
 
 
-def _is_away(error: grpc.RpcError) -> bool:
-    return bool(error.code() is grpc.StatusCode.UNAVAILABLE)
-
-
 def _named(status: pb.ServeStatus, name: str) -> pb.ApplicationStatus | None:
     return next((found for found in status.applications if found.name == name), None)
+
+
+def _runs(status: pb.ServeStatus, name: str, generation: int) -> bool:
+    """Whether that version of an application serves. Raises ServingError where it will not."""
+    found = _named(status, name)
+    if found is None or found.generation < generation or found.status == "DELETING":
+        raise ClusterError(f"application {name!r} was deleted while it was deployed")
+    was_taken_back = found.instead_of >= generation
+    if found.status in _FAILED or _is_unhealthy(found) or was_taken_back:
+        raise DeploymentFailedError(_failure(found))
+    return found.status == "RUNNING" and _proxies_serve(status)
 
 
 def _proxies_serve(status: pb.ServeStatus) -> bool:

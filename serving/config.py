@@ -37,7 +37,9 @@ AUTO = {"min_replicas": 1, "max_replicas": 100}
 """What `num_replicas="auto"` stands for, but for the defaults of AutoscalingConfig."""
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """What all settings have in common: unknown ones and other types are refused."""
+
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -47,7 +49,7 @@ class _Settings(BaseModel):
     )
 
 
-class HTTPOptions(_Settings):
+class HTTPOptions(Settings):
     """How the proxies listen to HTTP clients."""
 
     host: str = "127.0.0.1"
@@ -98,7 +100,7 @@ class HTTPOptions(_Settings):
         return self
 
 
-class AdminOptions(_Settings):
+class AdminOptions(Settings):
     """Where the REST API answers."""
 
     host: str = "127.0.0.1"
@@ -116,7 +118,7 @@ class AdminOptions(_Settings):
         return self.host in _LOOPBACK_NAMES or self.host.startswith("127.")
 
 
-class LoggingConfig(_Settings):
+class LoggingConfig(Settings):
     """What the processes of a cluster log, and how."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -134,7 +136,7 @@ class LoggingConfig(_Settings):
         return value.upper() if isinstance(value, str) else value
 
 
-class ResourceOptions(_Settings):
+class ResourceOptions(Settings):
     """`ray_actor_options`: what a replica's process asks for."""
 
     num_cpus: NonNegativeFloat | None = Field(default=None, strict=False)
@@ -159,7 +161,7 @@ class ResourceOptions(_Settings):
         return value
 
 
-class AutoscalingPolicy(_Settings):
+class AutoscalingPolicy(Settings):
     """A function of one's own that says how many replicas there are to be."""
 
     policy_function: str | Callable[..., Any]
@@ -168,7 +170,7 @@ class AutoscalingPolicy(_Settings):
     again the next time (`policy_state`)."""
 
 
-class AutoscalingConfig(_Settings):
+class AutoscalingConfig(Settings):
     """How the number of replicas follows the load: the requests that are queued or worked on."""
 
     min_replicas: NonNegativeInt = 1
@@ -264,8 +266,8 @@ class AutoscalingContext:
     config: AutoscalingConfig
 
 
-class DeploymentOptions(_Settings):
-    """The options of a deployment, but for its name."""
+class PlainOptions(Settings):
+    """The options of a deployment that a config file can hold, too."""
 
     num_replicas: Annotated[
         int, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
@@ -300,8 +302,6 @@ class DeploymentOptions(_Settings):
     """How many replicas may run beside `num_replicas` during an update, in percent of these; at
     least one, and those that finish their requests do not count. The default leaves it to
     `rolling_update_percentage`; it is for machines that have no room for so many."""
-    http_adapter: Callable[..., Any] | None = None
-    """A function that turns the HTTP request into the argument of the deployment."""
 
     @model_validator(mode="before")
     @classmethod
@@ -318,7 +318,7 @@ class DeploymentOptions(_Settings):
         return others
 
     @model_validator(mode="after")
-    def _begins_with(self) -> DeploymentOptions:
+    def _begins_with(self) -> PlainOptions:
         if self.autoscaling_config is not None:
             if "num_replicas" in self.model_fields_set:
                 raise ValueError(
@@ -345,6 +345,13 @@ class DeploymentOptions(_Settings):
         except (TypeError, ValueError) as error:
             raise ValueError(f"must be what JSON can hold: {error}") from None
         return value
+
+
+class DeploymentOptions(PlainOptions):
+    """The options of a deployment, but for its name."""
+
+    http_adapter: Callable[..., Any] | None = None
+    """A function that turns the HTTP request into the argument of the deployment."""
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -19,6 +19,8 @@ from typing import (
     overload,
 )
 
+from serving.names import check_deployment_name
+
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec as _ParamSpec, TypeVar as _TypeVar
 
@@ -79,7 +81,7 @@ class Deployment(Generic[P, T_co]):
         Raises TypeError for an unknown option, ValueError for a wrong value.
         """
         name = options.pop("name", self.name)
-        _check_name(name)
+        check_deployment_name(name)
         given = {**dict(self.given), **options}
         # The newer of these two takes the place of the other, where that is not given as well.
         for one, other in (_SCALES, _SCALES[::-1]):
@@ -216,7 +218,7 @@ def deployment(func_or_class: Any = None, /, **options: Any) -> Any:
             )
         given = dict(options)
         name = given.pop("name", None) or target.__name__
-        _check_name(name)
+        check_deployment_name(name)
         return Deployment(target, name, _config(name, given), tuple(given.items()))
 
     return decorate if func_or_class is None else decorate(func_or_class)
@@ -227,11 +229,6 @@ def _config(name: str, given: dict[str, Any]) -> DeploymentOptions:
     from serving.config import DeploymentOptions, validated
 
     return validated(DeploymentOptions, given, f"deployment {name!r}")
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
-        raise ValueError(f"a deployment's name must be a string without '#' and '/': {name!r}")
 
 
 def _unbound(value: object) -> Deployment[..., Any] | None:

@@ -2,6 +2,7 @@
 
 ServingError
 ├── DeploymentFailedError      the user's code could not start; the message ends with its traceback
+├── StillDeployingError        it takes longer than there was time to wait, and goes on
 ├── ClusterError               no cluster to talk to, or it could not start (port in use, …)
 ├── ApplicationConflictError   two applications want the same route prefix (also a ValueError)
 ├── BackPressureError          a call found the deployment's queue full: try again later
@@ -28,6 +29,7 @@ __all__ = [
     "ReplicaUnavailableError",
     "RequestCancelledError",
     "ServingError",
+    "StillDeployingError",
     "UnserializableResultError",
 ]
 
@@ -38,6 +40,10 @@ class ServingError(Exception):
 
 class DeploymentFailedError(ServingError):
     """A deployment could not start. The message holds the traceback of the user's code."""
+
+
+class StillDeployingError(ServingError):
+    """An application is not as wanted in the time that was given. The cluster goes on with it."""
 
 
 class ClusterError(ServingError):

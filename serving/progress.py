@@ -12,12 +12,23 @@ if TYPE_CHECKING:
 
 def follow(statuses: Iterator[pb.ApplicationStatus]) -> None:
     """Consumes the statuses of a deploy; shows each that is news while stderr is a terminal."""
-    shown = ""
+    shown = Shown()
     for status in statuses:
+        shown.show(status)
+
+
+class Shown:
+    """What was shown of each application's way, so that only news follow."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def show(self, status: pb.ApplicationStatus) -> None:
+        """One line, if it is news and stderr is a terminal."""
         text = _text(status)
-        if text != shown and sys.stderr.isatty():
+        if text != self._texts.get(status.name) and sys.stderr.isatty():
             say(text)
-        shown = text
+        self._texts[status.name] = text
 
 
 def _text(status: pb.ApplicationStatus) -> str:

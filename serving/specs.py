@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import inspect
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any, cast
 
 from serving.code import capture, dumps, fingerprint
 from serving.deployment import Application, Deployment
 from serving.handle import DeploymentHandle
+from serving.names import check_application_name, check_route_prefix
 from serving.v1 import controller_pb2 as pb
+
+
+class UnknownDeploymentError(ValueError):
+    """Options are given for a deployment that the application does not have."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(
+            f"the application has no deployment {name!r}{hint} (it has: {', '.join(known)})"
+        )
+        self.name = name
+
+
+class Overrides:
+    """What is to be changed in the deployments of an application, from outside of its code."""
+
+    def __init__(
+        self,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Options by the deployments' names; and a runtime_env, which those of deployments
+        win over."""
+        self._options = options or {}
+        self._runtime_env = runtime_env or {}
+
+    def check(self, names: list[str]) -> None:
+        """Raises UnknownDeploymentError where options are for none of these deployments."""
+        for name in self._options:
+            if name not in names:
+                raise UnknownDeploymentError(name, names)
+
+    def applied(self, deployment: Deployment[..., Any], name: str) -> Deployment[..., Any]:
+        """The deployment, which has this name in its application, with what is to be changed."""
+        options: dict[str, Any] = dict(self._options.get(name, {}))
+        if self._runtime_env:
+            resources = options.get("ray_actor_options")
+            if resources is None and (given := deployment.config.ray_actor_options) is not None:
+                resources = given.model_dump(exclude_unset=True)
+            resources = dict(resources or {})
+            own = resources.get("runtime_env") or {}
+            resources["runtime_env"] = _merged(self._runtime_env, own)
+            options["ray_actor_options"] = resources
+        return _without_rivals(deployment, options).options(**options) if options else deployment
+
+
+def _merged(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime_env within another: its keys win, and so does each of its variables."""
+    merged = {**outer, **inner}
+    variables = {**(outer.get("env_vars") or {}), **(inner.get("env_vars") or {})}
+    return {**merged, "env_vars": variables} if variables else merged
+
+
+def _without_rivals(
+    deployment: Deployment[..., Any], options: dict[str, Any]
+) -> Deployment[..., Any]:
+    """A number of replicas takes the place of autoscaling, and the other way round."""
+    rivals = {"num_replicas", "autoscaling_config"}
+    if not rivals & options.keys():
+        return deployment
+    kept = tuple((option, value) for option, value in deployment.given if option not in rivals)
+    return replace(deployment, given=kept)
 
 
 def application_spec(
@@ -24,6 +90,7 @@ def application_spec(
     *,
     salt: str = "",
     auto_rollback: bool = False,
+    overrides: Overrides | None = None,
 ) -> pb.ApplicationSpec:
     """Checks the application as a whole and captures its code.
 
@@ -32,11 +99,14 @@ def application_spec(
     Raises TypeError or ValueError, naming what is wrong, and CodeNotPortableError.
     """
     graph = application_graph(target, name, route_prefix)
+    overrides = overrides or Overrides()
+    deployments = _deployment_specs(graph, name, salt, overrides)
+    overrides.check([deployment.name for deployment in deployments])
     return pb.ApplicationSpec(
         name=name,
         route_prefix=route_prefix or "",
         ingress=graph.nodes[0].deployment.name,
-        deployments=_deployment_specs(graph, name, salt),
+        deployments=deployments,
         auto_rollback=auto_rollback,
     )
 
@@ -47,9 +117,9 @@ def application_graph(target: object, name: str, route_prefix: str | None) -> Gr
     Raises TypeError or ValueError, naming what is wrong.
     """
     application = _checked_target(target)
-    _check_application_name(name)
+    check_application_name(name)
     if route_prefix is not None:
-        _check_route_prefix(route_prefix)
+        check_route_prefix(route_prefix)
         _check_takes_requests(application.deployment)
     return Graph(application)
 
@@ -77,7 +147,9 @@ class Graph:
         return name
 
 
-def _deployment_specs(graph: Graph, application: str, salt: str) -> list[pb.DeploymentSpec]:
+def _deployment_specs(
+    graph: Graph, application: str, salt: str, overrides: Overrides
+) -> list[pb.DeploymentSpec]:
     """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
     specs: list[pb.DeploymentSpec] = []
     for node in graph.nodes:  # grows meanwhile
@@ -92,7 +164,8 @@ def _deployment_specs(graph: Graph, application: str, salt: str) -> list[pb.Depl
 
         init_args = dumps((node.args, node.kwargs), replace=handle)
         name = graph.name(node)
-        specs.append(_deployment_spec(node.deployment, name, init_args, list(calls), salt))
+        deployment = overrides.applied(node.deployment, name)
+        specs.append(_deployment_spec(deployment, name, init_args, list(calls), salt))
     return specs
 
 
@@ -108,25 +181,6 @@ def _checked_target(target: object) -> Application:
         "expected an application, the result of .bind() on a @serving.deployment, "
         f"not {type(target).__name__!r}"
     )
-
-
-def _check_application_name(name: object) -> None:
-    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
-        raise ValueError(f"name must be a non-empty string without '#' and '/': {name!r}")
-
-
-def _check_route_prefix(prefix: object) -> None:
-    if not isinstance(prefix, str):
-        raise TypeError(f"route_prefix must be a string or None: {prefix!r}")
-    problem = None
-    if not prefix.startswith("/"):
-        problem = "must begin with '/'"
-    elif prefix != "/" and prefix.endswith("/"):
-        problem = "must not end with '/'"
-    elif "{" in prefix or "}" in prefix:
-        problem = "may not have parameters in braces; declare those in the application's routes"
-    if problem:
-        raise ValueError(f"route_prefix {prefix!r} {problem}")
 
 
 def _check_takes_requests(deployment: Deployment[..., Any]) -> None:

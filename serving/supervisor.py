@@ -299,6 +299,7 @@ class Supervisor:
             "https": self._http["ssl_certfile"] is not None,
             "admin_url": self._admin_url,
             "log": self._logging["logs_dir"] or self._log,
+            "http_options": self._http,
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
         }

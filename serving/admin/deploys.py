@@ -41,7 +41,7 @@ class Deploys:
 
     async def _run(self, path: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "serving.cli", "deploy", path),
+            *(sys.executable, "-P", "-m", "serving.cli", "deploy", "--no-wait", path),
             env={**os.environ, ADDRESS_VARIABLE: self._address},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,

@@ -9,11 +9,16 @@ from typing import Annotated
 
 import typer
 
+from serving.cli.build import build
+from serving.cli.check import check
+from serving.cli.config import config
 from serving.cli.delete import delete
+from serving.cli.deploy import deploy
 from serving.cli.exit_codes import code_of
 from serving.cli.logs import logs
 from serving.cli.rollback import rollback
 from serving.cli.run import run
+from serving.cli.schema import schema
 from serving.cli.shutdown import shutdown
 from serving.cli.stacks import stacks
 from serving.cli.start import start
@@ -45,7 +50,11 @@ def _options(
     pass
 
 
-for command in (run, start, status, logs, stacks, rollback, delete, shutdown):
+_COMMANDS = (
+    *(run, start, deploy, status, config, logs, stacks, rollback, delete, shutdown),
+    *(build, check, schema),
+)
+for command in _COMMANDS:
     app.command()(command)
 
 

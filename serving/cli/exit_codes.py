@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from serving.exceptions import DeploymentFailedError, ServingError
+from serving.configfile.importing import ApplicationImportError
+from serving.configfile.mistakes import ConfigError
+from serving.exceptions import DeploymentFailedError, ServingError, StillDeployingError
 
 
 class ExitCode(IntEnum):
@@ -30,6 +32,9 @@ class WrongArgumentError(ServingError):
 
 def code_of(error: Exception) -> ExitCode:
     """The exit code for an error that ends a command."""
-    if isinstance(error, WrongArgumentError):
+    if isinstance(error, WrongArgumentError | ConfigError):
         return ExitCode.USAGE
-    return ExitCode.DEPLOY_FAILED if isinstance(error, DeploymentFailedError) else ExitCode.FAILED
+    if isinstance(error, StillDeployingError):
+        return ExitCode.TIMEOUT
+    is_of_deploy = isinstance(error, DeploymentFailedError | ApplicationImportError)
+    return ExitCode.DEPLOY_FAILED if is_of_deploy else ExitCode.FAILED

@@ -1,103 +1,150 @@
-"""`serving run`: serve an application until interrupted, deploying it again when its code changes.
-
-Each deploy happens in a fresh interpreter, so that a changed module is really imported again and an
-error in it ends that interpreter and nothing else.
-"""
+"""`serving run`: serve an application or a config until interrupted, deploying it again when its
+code changes."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
+import math
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
-from serving import api, cluster, lifeline, progress
+from serving import api, cluster, progress
 from serving.cli.changes import Changes
+from serving.cli.config_files import is_config, read_config, report
+from serving.cli.exit_codes import WrongArgumentError
 from serving.cli.options import HTTP_FLAGS, takes
-from serving.config import ADDRESS_VARIABLE, HTTPOptions
-from serving.exceptions import ClusterError
+from serving.config import HTTPOptions, LoggingConfig
+from serving.configfile.importing import Wanted, import_one
+from serving.exceptions import ClusterError, ServingError
 
 
 @takes(HTTPOptions, "http", {name: HTTP_FLAGS[name] for name in ("host", "port")})
 def run(
     http: HTTPOptions,
-    import_path: Annotated[
-        str, typer.Argument(metavar="MODULE:APP", help="The application, a result of .bind().")
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:APP|CONFIG.yaml",
+            help="The application, a result of .bind() or a function that returns one; or a "
+            "config file.",
+        ),
     ],
-    name: Annotated[str, typer.Option(help="The application's name.")] = "default",
-    route_prefix: Annotated[str, typer.Option(help="The HTTP path that it serves.")] = "/",
+    name: Annotated[
+        str | None, typer.Option(help="The application's name.", show_default="default")
+    ] = None,
+    route_prefix: Annotated[
+        str | None, typer.Option(help="The HTTP path that it serves.", show_default="/")
+    ] = None,
     app_dir: Annotated[
         Path, typer.Option(help="The folder to import from.", file_okay=False, exists=True)
     ] = Path("."),
     reload: Annotated[
-        bool, typer.Option(help="Deploy again whenever a Python file in the folder changes.")
+        bool,
+        typer.Option(
+            help="Deploy again whenever a Python file in the folder, or the config, changes."
+        ),
     ] = False,
 ) -> None:
-    """Serve an application until Ctrl-C."""
+    """Serve an application, or all of a config file, until Ctrl-C."""
     if cluster.find() is not None and http.model_fields_set:
         raise ClusterError(
             "a cluster runs already and keeps its address: leave out --host and --port, or end it "
             "with `serving shutdown`"
         )
+    if not is_config(target):
+        served: _Served = _Application(target, name or "default", route_prefix or "/", app_dir)
+    elif name is None and route_prefix is None:
+        served = _ConfigFile(Path(target), app_dir)
+    else:
+        raise WrongArgumentError(
+            "--name and --route-prefix are for MODULE:APP: the config has its own"
+        )
     # From here on: what changes during the first deploy must not be missed.
-    changes = Changes(app_dir) if reload else None
-    with api.connected(http) as address, api.until_interrupted(name):
-        deploy = _Deploy(address, name, [import_path, name, route_prefix, str(app_dir.absolute())])
-        if deploy() != 0:
-            raise typer.Exit(1)
+    changes = Changes(app_dir, served.file) if reload else None
+    with api.connected(*served.options(http)), api.until_interrupted(name or "default"):
+        served.deploy()
         if changes is None:
             api.wait_for_end()
         while api.is_running():
             if changed := changes.wait():
                 progress.say(f"Changed: {', '.join(changed)}")
-                # A version of its own: only the replica imports what a handler imports when called.
-                deploy(salt=str(time.time_ns()))
+                _deploy_again(served)
         raise ClusterError("the cluster ended by itself")
 
 
-class _Deploy:
-    """Deploys one application, as often as it is called."""
+def _deploy_again(served: _Served) -> None:
+    try:
+        # A version of its own: only the replica imports what a handler imports when called.
+        served.deploy(salt=str(time.time_ns()))
+    except ServingError as error:
+        progress.say(f"serving: {error}")
 
-    def __init__(self, address: str, name: str, arguments: list[str]) -> None:
-        self._address = address
-        self._name = name
-        self._arguments = arguments
-        self._generation = ""
 
-    def __call__(self, salt: str = "") -> int:
-        """Deploys in a fresh interpreter, which ends with this one; returns its exit code."""
-        lifeline_read, lifeline_write = os.pipe()
-        told, tell = os.pipe()
-        try:
-            return subprocess.run(
-                [
-                    *(sys.executable, "-P", "-m", "serving.cli.deploy", *self._arguments),
-                    *(salt, self._generation, str(tell)),
-                ],
-                env={
-                    **os.environ,
-                    ADDRESS_VARIABLE: self._address,
-                    lifeline.FD_VARIABLE: str(lifeline_read),
-                },
-                pass_fds=(lifeline_read, tell),
-                stdin=subprocess.DEVNULL,
-                # Ctrl-C is for this process, which then ends that one.
-                start_new_session=True,
-                check=False,
-            ).returncode
-        finally:
-            for fd in (lifeline_read, lifeline_write, tell):
-                os.close(fd)
-            self._note_generation(told)
+class _Served(Protocol):
+    """What is served."""
 
-    def _note_generation(self, told: int) -> None:
-        with open(told, "rb") as lines:
-            os.set_blocking(told, False)  # whoever inherited the other end may keep it open
-            generation = lines.read(32)
-        if generation:
-            self._generation = generation.decode().strip()
-            api.note_deployed(self._name, int(self._generation))
+    @property
+    def file(self) -> Path | None:
+        """What to watch beside Python files."""
+        ...
+
+    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
+        """Of the cluster that is started for it; what is given for HTTP wins."""
+        ...
+
+    def deploy(self, salt: str = "") -> None:
+        """Raises ServingError."""
+        ...
+
+
+class _Application:
+    """One application, by its import path."""
+
+    file = None
+
+    def __init__(self, import_path: str, name: str, route_prefix: str, app_dir: Path) -> None:
+        self._section = {"name": name, "route_prefix": route_prefix, "import_path": import_path}
+        self._folders = (str(app_dir.absolute()),)
+
+    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
+        return http, LoggingConfig()
+
+    def deploy(self, salt: str = "") -> None:
+        found = import_one(Wanted(self._section, self._folders, salt), timeout_s=math.inf)
+        found.spec.config_json = json.dumps(self._section)
+        api.deploy(found.spec)
+
+
+class _ConfigFile:
+    """All that a config file says."""
+
+    def __init__(self, file: Path, app_dir: Path) -> None:
+        if cluster.find() is not None:
+            raise ClusterError(
+                f"a cluster runs already: `serving deploy {file}` makes it run this, and delete "
+                "all else"
+            )
+        self.file = file
+        self._app_dir = app_dir
+
+    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
+        given = http.model_dump(exclude_unset=True)
+        return read_config(self.file).config.cluster_options(http=given)
+
+    def deploy(self, salt: str = "") -> None:
+        read = read_config(self.file)
+        outcome = api.deploy_config(
+            read.config,
+            app_dir=self._app_dir,
+            base=read.base,
+            timeout_s=math.inf,
+            salt=salt,
+        )
+        failures = report(read, outcome)
+        if failures and not outcome.serves:
+            raise failures[0]
+        for failure in failures:
+            progress.say(f"serving: {failure}")

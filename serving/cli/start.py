@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serving import api, cluster
+from serving.cli.config_files import read_config
 from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, takes
 from serving.config import ADMIN_TOKEN_VARIABLE, AdminOptions, HTTPOptions, LoggingConfig
 from serving.exceptions import ClusterError
@@ -20,6 +22,10 @@ def start(
     http: HTTPOptions,
     admin: AdminOptions,
     logging: LoggingConfig,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A config file, for its options of HTTP and logging; flags win."),
+    ] = None,
     with_admin: Annotated[
         bool, typer.Option("--admin/--no-admin", help="Whether there is a REST API.")
     ] = True,
@@ -33,6 +39,11 @@ def start(
     """Start a cluster that stays until `serving shutdown`."""
     if (address := cluster.find()) is not None:
         raise ClusterError(f"a cluster runs already, at {api.status().url or address}")
+    if config is not None:
+        given = read_config(config).config
+        http, logging = given.cluster_options(
+            http.model_dump(exclude_unset=True), logging.model_dump(exclude_unset=True)
+        )
     settings = cluster.ClusterSettings(http, logging, admin if with_admin else None)
     if block:
         cluster.become(settings)

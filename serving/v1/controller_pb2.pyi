@@ -67,18 +67,20 @@ class DeploymentSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
 
 class ApplicationSpec(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback")
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback", "config_json")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     AUTO_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentSpec]
     auto_rollback: bool
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ...) -> None: ...
+    config_json: str
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
     __slots__ = ("application",)
@@ -179,7 +181,7 @@ class DeploymentStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., target_num_replicas: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., status_trigger: _Optional[str] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., last_failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ..., policy_error: _Optional[str] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
-    __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress", "instead_of")
+    __slots__ = ("name", "route_prefix", "status", "message", "deployments", "last_deployed_time_s", "generation", "ingress", "instead_of", "config_json")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +191,7 @@ class ApplicationStatus(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
     INSTEAD_OF_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     status: str
@@ -198,7 +201,8 @@ class ApplicationStatus(_message.Message):
     generation: int
     ingress: str
     instead_of: int
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ..., ingress: _Optional[str] = ..., instead_of: _Optional[int] = ...) -> None: ...
+    config_json: str
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., last_deployed_time_s: _Optional[float] = ..., generation: _Optional[int] = ..., ingress: _Optional[str] = ..., instead_of: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class ProxyStatus(_message.Message):
     __slots__ = ("name", "status")
@@ -235,7 +239,7 @@ class ReplicaStacksResponse(_message.Message):
     def __init__(self, replicas: _Optional[_Iterable[_Union[ReplicaStacks, _Mapping]]] = ...) -> None: ...
 
 class ServeStatus(_message.Message):
-    __slots__ = ("applications", "proxies", "http_host", "http_port", "https", "admin_url", "controller_pid", "log")
+    __slots__ = ("applications", "proxies", "http_host", "http_port", "https", "admin_url", "controller_pid", "log", "options_json")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     HTTP_HOST_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +248,7 @@ class ServeStatus(_message.Message):
     ADMIN_URL_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_PID_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     http_host: str
@@ -252,7 +257,8 @@ class ServeStatus(_message.Message):
     admin_url: str
     controller_pid: int
     log: str
-    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+    options_json: str
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("application", "deployment", "queued", "ongoing", "is_active")

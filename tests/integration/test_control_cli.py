@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from serving.cli.exit_codes import ExitCode
 from tests.support.control import descendants, ended, isolate, read_until, still_running, until
 
 APP = """
@@ -146,13 +147,14 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
         ("app:ap", "module 'app' has no attribute 'ap'; did you mean 'app'?"),
         ("app:xyz", "module 'app' has no attribute 'xyz'; applications in it: app"),
         ("app:hello", "deployment 'hello' is not bound: did you forget .bind()?"),
-        ("helper:text", "'helper:text' is no application but 'function': did you forget"),
+        ("helper:text", "'helper:text' returned no application but 'str': did you forget"),
+        ("texts:TEXT", "'texts:TEXT' is no application but 'str': did you forget"),
     ],
 )
 def test_wrong_import_path_is_one_line(folder: Path, import_path: str, message: str) -> None:
     (folder / "runs.py").write_text("from app import app, serving\nserving.run(app)\n")
     with serving_run(folder, import_path) as process:
-        assert process.wait(30) == 1
+        assert process.wait(30) == ExitCode.DEPLOY_FAILED
         assert process.stdout is not None
         output = process.stdout.read()
 
@@ -174,7 +176,7 @@ def test_version_is_told() -> None:
 def test_exception_in_the_module_is_shown_with_the_users_frames(folder: Path) -> None:
     (folder / "texts.py").write_text("import missing_library\n")
     with serving_run(folder, "app:app") as process:
-        assert process.wait(30) == 1
+        assert process.wait(30) == ExitCode.DEPLOY_FAILED
         assert process.stdout is not None
         output = process.stdout.read()
 
@@ -183,7 +185,7 @@ def test_exception_in_the_module_is_shown_with_the_users_frames(folder: Path) ->
     assert os.path.join("serving", "cli") not in output
 
 
-def test_failed_constructor_is_shown_and_the_exit_code_is_one(folder: Path) -> None:
+def test_failed_constructor_is_shown_and_the_exit_code_says_so(folder: Path) -> None:
     (folder / "app.py").write_text(
         "import serving\n\n@serving.deployment\nclass Fails:\n"
         "    def __init__(self): raise RuntimeError('no model')\n"
@@ -191,7 +193,7 @@ def test_failed_constructor_is_shown_and_the_exit_code_is_one(folder: Path) -> N
     )
     with serving_run(folder, "app:app") as process:
         started = descendants(process.pid)
-        assert process.wait(30) == 1
+        assert process.wait(30) == ExitCode.DEPLOY_FAILED
         assert process.stdout is not None
         assert "RuntimeError: no model" in process.stdout.read()
     assert not still_running(started)

@@ -1,0 +1,112 @@
+"""Reading config files, and telling what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from serving import api, progress
+from serving.cli.exit_codes import ExitCode
+from serving.configfile.deploying import Deployed
+from serving.configfile.importing import ApplicationImportError
+from serving.configfile.mistakes import ConfigError, Mistake, lines
+from serving.configfile.schema import ServeDeploySchema
+from serving.configfile.source import Document
+from serving.configfile.validation import ignored, read
+from serving.exceptions import ClusterError, ServingError
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """A config file without mistakes."""
+
+    config: ServeDeploySchema
+    document: Document
+    file: Path
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths in it are meant from."""
+        return self.file.parent.absolute()
+
+    def told(self, mistakes: list[Mistake], kind: str = "") -> list[str]:
+        """These in words, each with its place in the file."""
+        located = sorted(map(self.document.located, mistakes), key=lambda each: each.line)
+        return lines(located, str(self.file), kind)
+
+
+def is_config(target: str) -> bool:
+    """Whether it names a config file, not an application."""
+    return target.endswith((".yaml", ".yml", ".json"))
+
+
+def read_config(file: Path) -> ReadConfig:
+    """Reads a config file, and says what of it has no effect. Ends the command where it has
+    mistakes, which it shows."""
+    try:
+        config, document = read(file)
+    except OSError as error:
+        raise ClusterError(f"{file} cannot be read: {error.strerror}") from None
+    except ConfigError as error:
+        progress.say(str(error))
+        raise typer.Exit(ExitCode.USAGE) from None
+    found = ReadConfig(config, document, file)
+    for line in found.told(ignored(config), "warning: "):
+        progress.say(line)
+    return found
+
+
+def report(read: ReadConfig, outcome: Deployed) -> list[ServingError]:
+    """Says what became of each application; returns the failures, with their places in the file."""
+    status = api.status()
+    names = [application.name for application in read.config.applications]
+    for name in names:
+        if name in outcome.generations and name not in outcome.failures:
+            known = status.applications.get(name)
+            prefix = known.route_prefix if known is not None else None
+            where = f" at {status.url}{prefix}" if prefix and status.url else ""
+            is_ready = known is not None and known.status == "RUNNING"
+            word = "is ready" if is_ready else "is being deployed"
+            note = ", unchanged" if name in outcome.unchanged else ""
+            progress.say(f"Application {name!r} {word}{where}{note}")
+    for name in outcome.deleted:
+        if name not in outcome.failures:
+            word = "is being deleted" if name in status.applications else "is deleted"
+            progress.say(f"Application {name!r}, which is not in the config, {word}")
+    return [_placed(read, name, names, error) for name, error in outcome.failures.items()]
+
+
+def _placed(read: ReadConfig, name: str, names: list[str], error: ServingError) -> ServingError:
+    if not isinstance(error, ApplicationImportError):
+        return error
+    mistake = Mistake(("applications", names.index(name), *error.path), str(error))
+    return ApplicationImportError("\n".join(read.told([mistake])), error.path)
+
+
+def differences(read: ReadConfig, options_json: str) -> list[str]:
+    """What of the config a running cluster was not started with, in words."""
+    running: dict[str, dict[str, Any]] = json.loads(options_json or "{}")
+    return read.told(list(_differences(read.config, running)), "warning: ")
+
+
+def _differences(
+    config: ServeDeploySchema, running: dict[str, dict[str, Any]]
+) -> Iterator[Mistake]:
+    http, logging = config.cluster_options()
+    for section, options, given in (
+        ("http_options", http, config.given_http),
+        ("logging_config", logging, config.logging_config.model_fields_set),
+    ):
+        known = running.get(section, {})
+        for key in given:
+            value = getattr(options, key, None)
+            if key not in known or known[key] == value or (key, value) == ("port", 0):
+                continue
+            path = ("proxy_location",) if key == "location" else (section, key)
+            message = f"is {known[key]!r} in the running cluster, which keeps it until it ends"
+            yield Mistake(path, message)

@@ -1,0 +1,106 @@
+"""Deploying a config: it says all that is to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from serving.configfile.importing import ApplicationImportError, import_all, wanted
+from serving.configfile.schema import ServeApplicationSchema, ServeDeploySchema
+from serving.exceptions import ServingError
+from serving.v1 import controller_pb2 as pb
+
+
+class Controller(Protocol):
+    """What a config is deployed to."""
+
+    def generations(self) -> Mapping[str, int]:
+        """Of all applications that are not being deleted, by their names."""
+        ...
+
+    def deploy(self, spec: pb.ApplicationSpec) -> int:
+        """Sets the target of an application; returns its generation. Raises ServingError."""
+        ...
+
+    def request_delete(self, name: str) -> bool:
+        """Has an application deleted, without waiting for that."""
+        ...
+
+
+@dataclass
+class Deployed:
+    """What became of the applications of a config."""
+
+    generations: dict[str, int] = field(default_factory=dict)
+    """Of those that are deployed, by their names."""
+    unchanged: set[str] = field(default_factory=set)
+    """Those of them that ran already, just so."""
+    failures: dict[str, ServingError] = field(default_factory=dict)
+    """Why others are not: what ran before of these runs on."""
+    deleted: list[str] = field(default_factory=list)
+    """Those that ran and are not in the config."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether any of them is as wanted."""
+        return bool(self.generations.keys() - self.failures.keys())
+
+
+def deploy_config(
+    config: ServeDeploySchema,
+    controller: Controller,
+    *,
+    app_dir: Path,
+    base: Path,
+    timeout_s: float,
+    salt: str = "",
+) -> Deployed:
+    """Makes the applications of a config those of a cluster, and returns without waiting for them.
+
+    Applications that are not in it are deleted. One that cannot be imported, or that the cluster
+    refuses, stays as it was, and does not hold up the others.
+
+    Arguments:
+        config: what `serving.configfile.validation` made.
+        controller: the cluster.
+        app_dir: the folder to import from, after those of a `runtime_env`.
+        base: the folder that relative paths in the config are meant from.
+        timeout_s: how long importing may take.
+        salt: with another one all code counts as changed.
+    """
+    outcome = Deployed()
+    names = [application.name for application in config.applications]
+    to_import = [wanted(application, app_dir, base, salt) for application in config.applications]
+    found = dict(zip(names, import_all(to_import, timeout_s=timeout_s), strict=True))
+    before = controller.generations()
+    # First those that go: their route prefixes become free.
+    for name in before:
+        if name not in found and controller.request_delete(name):
+            outcome.deleted.append(name)
+    for application in config.applications:
+        result = found[application.name]
+        if isinstance(result, ApplicationImportError):
+            outcome.failures[application.name] = result
+            continue
+        try:
+            result.spec.config_json = application_json(application)
+            generation = controller.deploy(result.spec)
+        except ServingError as error:
+            outcome.failures[application.name] = error
+            continue
+        outcome.generations[application.name] = generation
+        if before.get(application.name) == generation:
+            outcome.unchanged.add(application.name)
+    return outcome
+
+
+def application_json(application: ServeApplicationSchema) -> str:
+    """The application's section as it is kept with it."""
+    section = application.model_dump(mode="json", exclude_unset=True)
+    for deployment in section.get("deployments", []):
+        options = {key: deployment.pop(key) for key in list(deployment) if key != "name"}
+        deployment |= options  # the name comes first
+    return json.dumps(section)

@@ -1,0 +1,30 @@
+"""What names and route prefixes may look like."""
+
+from __future__ import annotations
+
+
+def check_application_name(name: object) -> None:
+    """Raises ValueError where no application can have that name."""
+    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
+        raise ValueError(f"name must be a non-empty string without '#' and '/': {name!r}")
+
+
+def check_deployment_name(name: object) -> None:
+    """Raises ValueError where no deployment can have that name."""
+    if not isinstance(name, str) or not name or set(name) & set("#/\0\n"):
+        raise ValueError(f"a deployment's name must be a string without '#' and '/': {name!r}")
+
+
+def check_route_prefix(prefix: object) -> None:
+    """Raises TypeError or ValueError where no application can be served there."""
+    if not isinstance(prefix, str):
+        raise TypeError(f"route_prefix must be a string or None: {prefix!r}")
+    problem = None
+    if not prefix.startswith("/"):
+        problem = "must begin with '/'"
+    elif prefix != "/" and prefix.endswith("/"):
+        problem = "must not end with '/'"
+    elif "{" in prefix or "}" in prefix:
+        problem = "may not have parameters in braces; declare those in the application's routes"
+    if problem:
+        raise ValueError(f"route_prefix {prefix!r} {problem}")
