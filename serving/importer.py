@@ -61,13 +61,10 @@ def load(import_path: str, arguments: dict[str, Any] | None = None) -> object:
 
 def _imported(import_path: str) -> object:
     module_name, colon, attribute = import_path.partition(":")
-    if not colon or not module_name or not attribute:
-        raise ImportPathError(f"{import_path!r} is not of the form module:app")
-    if module_name.endswith(".py"):
+    if not colon or not module_name or not attribute or module_name.endswith(".py"):
         meant = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
-        raise ImportPathError(
-            f"{import_path!r} is not of the form module:app; did you mean '{meant}:{attribute}'?"
-        )
+        hint = f"; did you mean '{meant}:{attribute or 'app'}'?" if meant else ""
+        raise ImportPathError(f"{import_path!r} is not of the form module:app{hint}")
     try:
         with api.importing(module_name):
             found: object = importlib.import_module(module_name)

@@ -169,6 +169,8 @@ def _application(message: pb.ApplicationStatus, log: str | None) -> ApplicationD
             "status": _AS_RAY_SAYS.get(message.status, message.status),
             "message": message.message,
             "last_deployed_time_s": message.last_deployed_time_s,
+            "deployed_app_config": json.loads(message.config_json or "null"),
+            "source": "declarative" if message.config_json else "imperative",
             "deployments": {each.name: _deployment(each, log) for each in message.deployments},
         }
     )

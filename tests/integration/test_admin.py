@@ -99,6 +99,25 @@ def test_other_verbs_and_paths_are_refused(url: str) -> None:
     assert ask(url, path=PATH.rstrip("/")).status_code == 200  # redirected
 
 
+def test_put_deploys_a_config_and_tells_its_mistakes(url: str) -> None:
+    section = {
+        "name": "hello",
+        "route_prefix": "/hello",
+        "import_path": "examples.quickstart.app:app",
+    }
+
+    assert ask(url, "PUT", json={"applications": [section]}).text == ""
+
+    application = until(lambda: ask(url).json()["applications"].get("hello"))
+    assert application["source"] == "declarative"
+    assert application["deployed_app_config"] == section
+    mistaken = ask(url, "PUT", json={"applications": [section | {"nam": "hello"}]})
+    assert mistaken.status_code == 400
+    assert "applications[0].nam: there is no key 'nam' here; did you mean 'name'?" in mistaken.text
+    assert ask(url, "PUT", json={"applications": []}).status_code == 200
+    until(lambda: ask(url).json()["applications"] == {})
+
+
 def test_config_that_is_too_large_is_refused(url: str) -> None:
     assert ask(url, "PUT", data=b"x" * (5 * 1024 * 1024)).status_code == 413
 
