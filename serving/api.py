@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Never, NoReturn, TypeVar
 
 from serving import cluster, progress
 from serving.calls import local, process
 from serving.cluster import ClusterSettings, OwnCluster
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig, validated
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, ProxyLocation, validated
 from serving.context import current_replica
 from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
@@ -104,8 +104,13 @@ def start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     logging_config: LoggingConfig | dict[str, Any] | None = None,
     admin_options: AdminOptions | dict[str, Any] | None = None,
+    *,
+    proxy_location: ProxyLocation | str | None = None,
+    **unknown: Never,
 ) -> ServeStatus:
     """Starts a cluster that ends with this process, with options of one's own.
+
+    `proxy_location` is that of the HTTP options, and wins over it.
 
     It has no REST API, unless `admin_options` are given ({} for the defaults).
 
@@ -114,12 +119,17 @@ def start(
     start.
     """
     _refuse_while_imported("start")
+    if unknown:
+        raise TypeError(_unknown_of_start(next(iter(unknown))))
     http = _options(HTTPOptions, http_options, "http_options")
+    if proxy_location is not None:
+        located = {**http.model_dump(), "location": proxy_location}
+        http = validated(HTTPOptions, located, "serving.start")
     logging = _options(LoggingConfig, logging_config, "logging_config")
     admin = None
     if admin_options is not None:
         admin = _options(AdminOptions, admin_options, "admin_options")
-    given = http_options or logging_config or admin_options is not None
+    given = http_options or logging_config or proxy_location or admin_options is not None
     if not _connect(ClusterSettings(http, logging, admin)) and given:
         warnings.warn(
             "a cluster runs already: http_options, logging_config and admin_options are ignored",
@@ -129,6 +139,13 @@ def start(
     if _own is not None:
         _own.wait_until_ready()
     return status()
+
+
+def _unknown_of_start(name: str) -> str:
+    hint = ""
+    if name == "detached":
+        hint = ": the command `serving start` starts a cluster that stays"
+    return f"serving.start() has no option {name!r}{hint} (docs/migrating-from-ray-serve.md)"
 
 
 def status() -> ServeStatus:

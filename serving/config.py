@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -49,6 +50,14 @@ class Settings(BaseModel):
     )
 
 
+class ProxyLocation(StrEnum):
+    """On which machines proxies run."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
 class HTTPOptions(Settings):
     """How the proxies listen to HTTP clients."""
 
@@ -77,7 +86,9 @@ class HTTPOptions(Settings):
     @field_validator("location", mode="before")
     @classmethod
     def _none_is_disabled(cls, value: object) -> object:
-        return "Disabled" if value is None or value == "NoServer" else value
+        if value is None or value == "NoServer":
+            return "Disabled"
+        return value.value if isinstance(value, ProxyLocation) else value
 
     @field_validator("root_path")
     @classmethod
@@ -354,6 +365,13 @@ class DeploymentOptions(PlainOptions):
     """A function that turns the HTTP request into the argument of the deployment."""
 
 
+_ELSEWHERE = {
+    "max_concurrent_queries": "it is called 'max_ongoing_requests'",
+    "route_prefix": "give it to serving.run(..., route_prefix=...)",
+    "version": "leave it out: a version is known by its code and options",
+}
+"""Options that Ray Serve has or had, and what to do instead."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -375,6 +393,11 @@ def _explained(model: type[BaseModel], problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     option = ".".join(path)
     if problem["type"] == "extra_forbidden":
+        if model is DeploymentOptions and option in _ELSEWHERE:
+            return (
+                f"unknown option {option!r}: {_ELSEWHERE[option]} "
+                "(docs/migrating-from-ray-serve.md)"
+            )
         fields = _fields_at(model, path[:-1])
         near = difflib.get_close_matches(path[-1], fields, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

@@ -137,6 +137,14 @@ class Deployment(Generic[P, T_co]):
         """Calls the decorated object: a class gives a plain instance, in this process."""
         return self.func_or_class(*args, **kwargs)
 
+    if not TYPE_CHECKING:  # checkers know that it has none
+
+        def remote(self, *args: object, **kwargs: object) -> Never:
+            raise TypeError(
+                f"deployment {self.name!r} does not run: serve it with serving.run("
+                f"{self.name}.bind(...)), and call the handle that this returns"
+            )
+
     def __repr__(self) -> str:
         given = "".join(f", {option}={value!r}" for option, value in self.given)
         return f"Deployment({self.name!r}{given})"
@@ -160,6 +168,14 @@ class Application(_Arrives[T_co]):
 
         def options(self, it_does_not_run: Never, /) -> Any:  # type: ignore[override]
             """Change the deployment before it is bound, or the handle."""
+
+    else:
+
+        def remote(self, *args: object, **kwargs: object) -> Never:
+            raise TypeError(
+                f"{self!r} does not run: call the handle that serving.run returns, or that a "
+                "constructor gets in its place"
+            )
 
 
 if TYPE_CHECKING:

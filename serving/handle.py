@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import difflib
 import os
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from typing import (
@@ -26,13 +27,14 @@ from typing import (
 
 from serving.calls import local, payload, process
 from serving.calls.caller import Caller, Origin, Target
-from serving.context import RequestScope, current_request
-from serving.exceptions import RequestCancelledError
+from serving.context import RequestScope, current_replica, current_request
+from serving.exceptions import CodeNotPortableError, RequestCancelledError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 First = TypeVar("First")
 R_co = TypeVar("R_co", covariant=True)
+_OPTIONS = ("method_name", "stream", "multiplexed_model_id", "timeout_s")
 _UNSET: Any = object()
 _END: Any = object()
 
@@ -127,6 +129,7 @@ class DeploymentHandle(Generic[T_co]):
         stream: bool = _UNSET,
         multiplexed_model_id: str = _UNSET,
         timeout_s: float | None = _UNSET,
+        **unknown: object,
     ) -> DeploymentHandle[Any]:
         """The same handle with other options for its calls.
 
@@ -135,7 +138,13 @@ class DeploymentHandle(Generic[T_co]):
             stream: the method yields items, which come one by one.
             multiplexed_model_id: the model that the call is for.
             timeout_s: seconds after which a call is cancelled and raises TimeoutError.
+
+        Raises TypeError for an unknown option, ValueError for a wrong value.
         """
+        if unknown:
+            raise TypeError(_unknown_option(next(iter(unknown))))
+        if multiplexed_model_id is not _UNSET and not isinstance(multiplexed_model_id, str):
+            raise TypeError(f"multiplexed_model_id must be a str, not {multiplexed_model_id!r}")
         old = self._target
         if timeout_s is not _UNSET and timeout_s is not None and timeout_s <= 0:
             raise ValueError(f"timeout_s must be above 0, not {timeout_s!r}")
@@ -215,10 +224,20 @@ class DeploymentHandle(Generic[T_co]):
         try:
             arguments: Awaitable[list[Any]] | list[Any] = payload.capture((args, kwargs))
         except payload.Unresolved:
-            arguments = _resolved(args, kwargs)
+            arguments = _resolved(self._target, args, kwargs)
+        except CodeNotPortableError as error:
+            raise _refused(self._target, args, kwargs, error) from error.__cause__
         if self._target.stream:
             return DeploymentResponseGenerator(caller, self._target, origin, arguments, scope)
         return DeploymentResponse(caller, self._target, origin, arguments, scope)
+
+    if not TYPE_CHECKING:  # checkers know that a handle has neither
+
+        def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+            raise TypeError(f"{_call_of(self._target)} is called with .remote(...)")
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"{_call_of(self._target)} is called with .remote(...): await that")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _handle, (self._target, self._model_id)
@@ -247,6 +266,16 @@ def _handle(target: Target, model_id: str | None) -> DeploymentHandle[Any]:
     return handle
 
 
+def _call_of(target: Target) -> str:
+    return f"{target.deployment}.{target.method}"
+
+
+def _unknown_option(name: str) -> str:
+    near = difflib.get_close_matches(name, _OPTIONS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"a handle has no option {name!r}{hint}; allowed: {', '.join(_OPTIONS)}"
+
+
 def _origin(scope: RequestScope | None, application: str, model_id: str | None) -> Origin:
     if scope is None:
         return Origin(os.urandom(16).hex(), "", application, model_id or "")
@@ -257,8 +286,11 @@ def _origin(scope: RequestScope | None, application: str, model_id: str | None) 
 class _Response:
     """What a call and a call that streams have in common."""
 
-    def __init__(self, caller: Caller, origin: Origin, scope: RequestScope | None) -> None:
+    def __init__(
+        self, caller: Caller, target: Target, origin: Origin, scope: RequestScope | None
+    ) -> None:
         self._caller = caller
+        self._target = target
         self._scope = scope
         self._origin = origin
         self._cancelled = False
@@ -268,15 +300,15 @@ class _Response:
         """Of the request that made the call; the logs know it by this."""
         return self._origin.request_id
 
-    def __reduce__(self) -> NoReturn:
-        raise payload.Unresolved(f"a {type(self).__name__} cannot be pickled")
-
     @property
     def _on_loop(self) -> bool:
         return _running_loop() is self._caller.loop
 
     def _refuse_on_loop(self, instead: str) -> None:
         if _running_loop() is not None:
+            replica = current_replica()
+            if replica is not None and replica.servable_object is None:
+                instead = f"make the constructor `async def __init__`, and there {instead}"
             raise RuntimeError(f"this would block the event loop that runs here: {instead}")
 
 
@@ -291,7 +323,7 @@ class DeploymentResponse(_Response, Generic[T_co]):
         arguments: Awaitable[list[Any]] | list[Any],
         scope: RequestScope | None,
     ) -> None:
-        super().__init__(caller, origin, scope)
+        super().__init__(caller, target, origin, scope)
         self._outcome: concurrent.futures.Future[T_co] | None = None
         self._answer: asyncio.Future[T_co] | None = None
         if self._on_loop:
@@ -330,6 +362,20 @@ class DeploymentResponse(_Response, Generic[T_co]):
         if self._answer is not None and self._on_loop:
             return (yield from self._answer.__await__())
         return (yield from self._wait_elsewhere().__await__())
+
+    def __reduce__(self) -> NoReturn:
+        raise payload.Unresolved(f"the response of {_call_of(self._target)}")
+
+    if not TYPE_CHECKING:  # checkers know that it has no items
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(
+                f"the response of {_call_of(self._target)} is one value: await it; or call a "
+                "generator with handle.options(stream=True) and iterate over its items"
+            )
+
+        def __aiter__(self) -> NoReturn:
+            self.__iter__()
 
     # On the caller's loop.
 
@@ -395,7 +441,7 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
         arguments: Awaitable[list[Any]] | list[Any],
         scope: RequestScope | None,
     ) -> None:
-        super().__init__(caller, origin, scope)
+        super().__init__(caller, target, origin, scope)
         self._items = _Items(caller, target, origin, arguments, scope)
         if self._on_loop:
             self._items.begin()
@@ -409,6 +455,17 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
         else:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and the call with it
                 self._caller.loop.call_soon_threadsafe(self._items.close)
+
+    def __reduce__(self) -> NoReturn:
+        raise payload.Unresolved(f"the stream of {_call_of(self._target)}", streams=True)
+
+    if not TYPE_CHECKING:  # checkers know that it has none
+
+        def result(self, timeout_s: float | None = None) -> NoReturn:
+            raise TypeError(
+                f"the call of {_call_of(self._target)} streams: iterate over it, or call it "
+                "without stream=True"
+            )
 
     def __aiter__(self) -> AsyncIterator[T_co]:
         return _Loop(self)
@@ -533,16 +590,38 @@ class _Items:
         return await self._caller.open(self._target, self._origin, arguments)
 
 
-async def _resolved(args: Any, kwargs: Any) -> list[Any]:
+def _refused(
+    target: Target, args: Any, kwargs: Any, error: CodeNotPortableError
+) -> CodeNotPortableError:
+    """The error with the argument that is at fault."""
+    named = {f"argument {number}": value for number, value in enumerate(args, 1)}
+    named |= {f"argument {name!r}": value for name, value in kwargs.items()}
+    for name, value in named.items():
+        try:
+            payload.dumps(value)
+        except payload.Unresolved:
+            continue
+        except CodeNotPortableError as own:
+            return CodeNotPortableError(f"{_call_of(target)}, {name}: {own}")
+    return CodeNotPortableError(f"{_call_of(target)}: {error}")
+
+
+async def _resolved(target: Target, args: Any, kwargs: Any) -> list[Any]:
     """The arguments with what the responses among them gave."""
     responses: dict[int, DeploymentResponse[Any]] = {}
     _find((args, kwargs), responses)
     values = await asyncio.gather(*responses.values())
     found = dict(zip(responses, values, strict=True))
+    args, kwargs = _filled((args, kwargs), found)
     try:
-        return payload.capture(_filled((args, kwargs), found))
+        return payload.capture((args, kwargs))
     except payload.Unresolved as error:
-        raise TypeError(f"{error}: pass it as an argument, or in a list, tuple or dict") from None
+        cure = "pass it by itself, or in a list, tuple or dict; or await it first"
+        if error.streams:
+            cure = "iterate over it, and pass a list of its items"
+        raise TypeError(f"{_call_of(target)}: {error} is no argument: {cure}") from None
+    except CodeNotPortableError as error:
+        raise _refused(target, args, kwargs, error) from error.__cause__
 
 
 def _find(value: Any, found: dict[int, DeploymentResponse[Any]]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from serving.config import LoggingConfig as LoggingConfig
 from serving.v1 import controller_pb2 as pb
 
 

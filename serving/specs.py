@@ -13,8 +13,9 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, cast
 
-from serving.code import capture, dumps, fingerprint
+from serving.code import capture, dumps, fingerprint, refuse, unportable
 from serving.deployment import Application, Deployment
+from serving.exceptions import CodeNotPortableError
 from serving.handle import DeploymentHandle
 from serving.names import check_application_name, check_route_prefix
 from serving.v1 import controller_pb2 as pb
@@ -162,11 +163,22 @@ def _deployment_specs(
             calls[name] = None
             return DeploymentHandle[Any](name, application)
 
+        _check_arguments(node)
         init_args = dumps((node.args, node.kwargs), replace=handle)
         name = graph.name(node)
         deployment = overrides.applied(node.deployment, name)
         specs.append(_deployment_spec(deployment, name, init_args, list(calls), salt))
     return specs
+
+
+def _check_arguments(node: Application) -> None:
+    named = {f"argument {number}": value for number, value in enumerate(node.args, 1)}
+    named |= {f"argument {name!r}": value for name, value in node.kwargs.items()}
+    for name, value in named.items():
+        if (culprit := unportable.in_bind(value)) is not None:
+            raise CodeNotPortableError(
+                f"deployment {node.deployment.name!r}, {name} of bind: {refuse(value, culprit)}"
+            )
 
 
 def _checked_target(target: object) -> Application:

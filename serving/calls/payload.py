@@ -29,7 +29,13 @@ MAX_INLINE_TOTAL = 24 * 1024
 
 
 class Unresolved(Exception):
-    """Raised by a `__reduce__`: the object stands for a value that must be awaited first."""
+    """Raised by a `__reduce__`: the object, which the message names, stands for a value that must
+    be awaited first."""
+
+    def __init__(self, name: str, *, streams: bool = False) -> None:
+        super().__init__(name)
+        self.streams = streams
+        """It stands for several values, rather."""
 
 
 def dumps(value: object) -> list[Buffer]:
@@ -53,7 +59,9 @@ def dumps(value: object) -> list[Buffer]:
     except Unresolved:
         raise
     except Exception:  # whatever a `__reduce__` raises: the other pickler says what is wrong
-        pass
+        culprit = code.unportable.in_call(value)
+        if culprit is not None:
+            raise code.refuse(value, culprit) from None
     buffers.clear()
     return [_dumps_code(value, keep), *buffers]
 
@@ -64,17 +72,6 @@ def capture(value: object) -> list[Buffer]:
     if len(buffers) > 1:
         buffers[1:] = [memory.copy(memoryview(view)) for view in buffers[1:]]
     return buffers
-
-
-def dumps_whole(value: object) -> bytes:
-    """As `dumps`, with nothing out of band."""
-    try:
-        data = pickle.dumps(value, protocol=5)
-    except Unresolved:
-        raise
-    except Exception:  # as above
-        return _dumps_code(value)
-    return _dumps_code(value) if b"__main__" in data else data
 
 
 def loads(buffers: Sequence[Any]) -> Any:
@@ -170,9 +167,7 @@ async def _receive_buffer(stream: Stream, size: int) -> bytearray | memoryview:
     return buffer
 
 
-def _dumps_code(
-    value: object, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
-) -> bytes:
+def _dumps_code(value: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> bytes:
     try:
         return code.dumps(value, buffer_callback=buffer_callback)
     except CodeNotPortableError as error:

@@ -1,6 +1,6 @@
 """How code and constructor arguments travel to replicas: by reference if they can, else by value.
 
-__init__.py      capture, load, dumps, loads, fingerprint
+__init__.py      capture, load, dumps, loads, refuse, fingerprint
 references.py    what a fresh process can import, and finds to be this very object
 pickler.py       cloudpickle, with reducers for what it cannot send or what would not load
 models.py        pydantic models, as what they were made from
@@ -8,6 +8,7 @@ webapps.py       FastAPI's and Starlette's objects likewise
 loading.py       what is left to do once all is loaded
 steady.py        sets that are pickled the same whatever their order
 blame.py         which object could not be sent, and where it hangs
+unportable.py    values that pickling would let through as something else
 fingerprints.py  the hash by which two versions of the same code are told apart
 """
 
@@ -20,13 +21,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from serving.code import blame, loading, references
+from serving.code import blame, loading, references, unportable
 from serving.code.fingerprints import fingerprint
 from serving.code.pickler import CodePickler
 from serving.exceptions import CodeNotPortableError
 from serving.v1.controller_pb2 import Code
 
-__all__ = ["capture", "dumps", "fingerprint", "load", "loads"]
+__all__ = ["capture", "dumps", "fingerprint", "load", "loads", "refuse", "unportable"]
 
 
 def capture(obj: object) -> Code:
@@ -77,6 +78,13 @@ def dumps(
         finally:
             pickler.close()
         return file.getvalue()
+
+
+def refuse(value: object, culprit: object) -> CodeNotPortableError:
+    """The error where `unportable` has found the culprit in the value."""
+    return CodeNotPortableError(
+        blame.explain(value, culprit, TypeError("it belongs to this process"))
+    )
 
 
 def loads(data: bytes) -> Any:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from collections.abc import Awaitable, Iterator
+from io import IOBase
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
-from serving.code import references
+from serving.code import references, webapps
+from serving.deployment import Application, Deployment
 
 _VISITS = 100_000
+_CURE = (
+    "Make that object in the replica, for instance in __init__, or move the code into a module "
+    "that can be imported: a replica then imports it instead of a copy."
+)
 _LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), ModuleType)
 
 
@@ -24,16 +37,29 @@ def explain(root: object, culprit: object, error: Exception) -> str:
         kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
         where = f"{path} is" if path else "it holds"
         what += f": {where} a {kind}, which cannot be pickled"
-    return (
-        f"{what} ({reason}). Make that object in the replica, for instance in __init__, or move "
-        "the code into a module that can be imported: a replica then imports it instead of a copy."
-    )
+    is_code = isinstance(root, type | FunctionType)
+    return f"{what} ({reason}). {_CURE if is_code else _cure(culprit)}"
+
+
+def _cure(culprit: object) -> str:
+    if webapps.is_request(culprit):
+        return "Pass what you need of it, such as `await request.json()`."
+    if isinstance(culprit, GeneratorType | AsyncGeneratorType):
+        return "Pass a list of its items."
+    if isinstance(culprit, Awaitable):
+        return "Await it, and pass what it gives."
+    if isinstance(culprit, Application | Deployment):
+        return "Pass a handle: what `.bind` puts in its place, or serving.get_deployment_handle()."
+    if isinstance(culprit, IOBase):
+        return "Pass its path, or what it holds."
+    return _CURE
 
 
 def _name(obj: object) -> str:
     name = getattr(obj, "__qualname__", None)
-    if not isinstance(name, str):
-        return f"a {type(obj).__qualname__}"
+    if not isinstance(name, str) or isinstance(obj, GeneratorType | AsyncGeneratorType):
+        kind = type(obj).__qualname__
+        return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     return f"{getattr(obj, '__module__', '')}.{name}".lstrip(".")
 
 
@@ -71,7 +97,7 @@ def _children(obj: Any) -> Iterator[tuple[str, object]]:
     elif isinstance(obj, property):
         yield from (("", part) for part in (obj.fget, obj.fset, obj.fdel))
     elif not isinstance(obj, type) or references.path_of(obj) is None:
-        yield from ((f".{name}", value) for name, value in list(_attributes(obj)))
+        yield from ((f".{name}", value) for name, value in list(attributes(obj)))
         yield from ((f".{base.__name__}", base) for base in getattr(obj, "__bases__", ()))
         yield f" (a {type(obj).__qualname__})", type(obj)
 
@@ -99,7 +125,8 @@ def _global_names(function: FunctionType) -> Iterator[str]:
         codes += [const for const in code.co_consts if isinstance(const, type(code))]
 
 
-def _attributes(obj: Any) -> Iterator[tuple[str, object]]:
+def attributes(obj: Any) -> Iterator[tuple[str, object]]:
+    """The attributes of an object, in its `__dict__` and in its slots."""
     yield from getattr(obj, "__dict__", {}).items()
     for base in type(obj).__mro__:
         slots = vars(base).get("__slots__", ())

@@ -74,6 +74,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             self._send_by_value(obj.__name__)
         elif isinstance(obj, types.CodeType):
             return _reduce_code(obj)
+        elif webapps.is_request(obj):
+            _refuse(obj)
         for kind, reduce in _REDUCERS:
             if isinstance(obj, kind):
                 return reduce(obj)

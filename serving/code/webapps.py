@@ -14,6 +14,12 @@ from serving.code.steady import steady
 from serving.ingress import reconstruct
 
 
+def is_request(obj: object) -> bool:
+    """Whether it is a request or a WebSocket, which stays where its client is connected."""
+    requests = sys.modules.get("starlette.requests")
+    return requests is not None and isinstance(obj, requests.HTTPConnection)
+
+
 def reduce(obj: Any, providers: dict[int, object]) -> tuple[Any, ...] | None:
     """How to pickle `obj`; None where it is none of those objects.
 

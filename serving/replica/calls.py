@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ from serving.aio import is_being_cancelled
 from serving.calls import payload
 from serving.calls.errors import encode_error, is_remote
 from serving.calls.shares import Shares, is_large
+from serving.handle import DeploymentHandle
 from serving.mux import Stream
 from serving.v1 import call_pb2 as pb
 
@@ -38,7 +40,8 @@ class CallHandler:
             if call.stream:
                 await self._stream(method, args, kwargs, stream)
             else:
-                await _send(stream, pb.RESULT, await method.value(args, kwargs), end=True)
+                result = await method.value(args, kwargs)
+                await _send(stream, pb.RESULT, result, end=True, of=method)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
@@ -53,7 +56,7 @@ class CallHandler:
         items = await method.items(args, kwargs)
         try:
             async for item in items:
-                await _send(stream, pb.ITEM, item, end=False)
+                await _send(stream, pb.ITEM, item, end=False, of=method)
         finally:
             await items.aclose()
         stream.write(pb.ITEM, b"", end=True)
@@ -76,9 +79,12 @@ class CallHandler:
             and (name == "__call__" or not name.startswith("__"))
         ):
             return found
-        there = ", ".join(self._names()) or "none"
+        names = self._names()
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise AttributeError(
-            f"deployment {self._deployment!r} has no method {name!r}; it has: {there}"
+            f"deployment {self._deployment!r} has no method {name!r}{hint}; it has: "
+            f"{', '.join(names) or 'none'}"
         )
 
     def _names(self) -> list[str]:
@@ -97,7 +103,7 @@ class _Method:
     """One method: whether it is async, and whether it yields."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self._name = name
+        self.name = name
         self._function = function
         plain = inspect.unwrap(function)
         if not inspect.isroutine(plain):
@@ -108,9 +114,7 @@ class _Method:
     async def value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the method returns. Raises TypeError where it yields."""
         if self._yields:
-            raise TypeError(
-                f"{self._name} is a generator: call it with handle.options(stream=True)"
-            )
+            raise TypeError(f"{self.name} is a generator: call it with handle.options(stream=True)")
         return await self._call(args, kwargs)
 
     async def items(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,7 +125,7 @@ class _Method:
         if isinstance(found, Iterator):
             return _in_threads(found)
         raise TypeError(
-            f"{self._name} returned a {type(found).__name__} and no generator: "
+            f"{self.name} returned {type(found).__name__!r} and no generator: "
             "call it without stream=True"
         )
 
@@ -129,7 +133,9 @@ class _Method:
         if self._is_async:
             return await self._function(*args, **kwargs)
         result = await anyio.to_thread.run_sync(lambda: self._function(*args, **kwargs))
-        return await result if inspect.isawaitable(result) else result
+        # A handle is awaitable too, only to say that it is not.
+        is_awaited = inspect.isawaitable(result) and not isinstance(result, DeploymentHandle)
+        return await result if is_awaited else result
 
 
 async def _relayed(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -148,9 +154,16 @@ async def _in_threads(items: Iterator[Any]) -> AsyncIterator[Any]:
             close()
 
 
-async def _send(stream: Stream, tag: int, value: Any, *, end: bool) -> None:
+async def _send(stream: Stream, tag: int, value: Any, *, end: bool, of: _Method) -> None:
     message = pb.Payload()
-    following = payload.encode(payload.dumps(value), message)
+    try:
+        following = payload.encode(payload.dumps(value), message)
+    except payload.Unresolved as error:
+        verb = "returned" if end else "yielded"
+        cure = "iterate over it and yield its items"
+        if not error.streams:
+            cure = "await it before returning it" if end else "await it before yielding it"
+        raise TypeError(f"{of.name} {verb} {error}: {cure}") from None
     if end and following and stream.session.shares_memory and is_large(following):
         await _send_shared(stream, tag, message, following)
         return

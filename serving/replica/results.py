@@ -48,11 +48,17 @@ def _whole(
 def _to_json(value: object) -> bytes:
     if isinstance(value, GeneratorType):  # jsonable_encoder would drain it, even an endless one
         raise _unserializable(value, "it is a generator")
+    if isinstance(value, Awaitable):
+        raise _unserializable(value, "it is not awaited")
     try:
         try:
             text = _encoder.encode(value)
+        except UnserializableResultError:
+            raise
         except TypeError:  # a key that JSON does not know, such as an Enum or a UUID
             text = _encoder.encode(_to_jsonable(value))
+    except UnserializableResultError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise _unserializable(value, str(error)) from error
     return _encode_text(text, value)
@@ -66,6 +72,8 @@ def _encode_text(text: str, value: object) -> bytes:
 
 
 def _to_jsonable(value: object) -> Any:
+    if isinstance(value, Awaitable):  # of which FastAPI would send what it is made of
+        raise _unserializable(value, "it is not awaited") from None
     from fastapi.encoders import jsonable_encoder
 
     try:

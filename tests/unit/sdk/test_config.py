@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.config import HTTPOptions, LoggingConfig, validated
+from serving import schema
+from serving.config import HTTPOptions, LoggingConfig, ProxyLocation, validated
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_environment_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, val
         HTTPOptions()
 
 
-@pytest.mark.parametrize("location", [None, "NoServer", "Disabled"])
+@pytest.mark.parametrize("location", [None, "NoServer", "Disabled", ProxyLocation.Disabled])
 def test_location_without_proxies(location: Any) -> None:
     assert HTTPOptions(location=location).location == "Disabled"
 
@@ -74,6 +75,10 @@ def test_options_travel_as_json() -> None:
     options = HTTPOptions(port=0, location=None, request_timeout_s=3)
 
     assert HTTPOptions.model_validate(options.model_dump(mode="json")) == options
+
+
+def test_names_of_ray_serves_schema_are_there() -> None:
+    assert schema.LoggingConfig is LoggingConfig
 
 
 def test_log_level_is_taken_in_any_case() -> None:
