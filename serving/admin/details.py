@@ -53,6 +53,7 @@ class DeploymentConfig(BaseModel):
     max_ongoing_requests: int
     max_queued_requests: int
     user_config: Any = None
+    autoscaling_config: dict[str, Any] | None = None
     graceful_shutdown_timeout_s: float
     graceful_shutdown_wait_loop_s: float
     health_check_period_s: float
@@ -192,6 +193,7 @@ def _deployment(message: pb.DeploymentStatus, log: str | None) -> DeploymentDeta
             max_ongoing_requests=options.max_ongoing_requests,
             max_queued_requests=options.max_queued_requests,
             user_config=json.loads(options.user_config_json or "null"),
+            autoscaling_config=json.loads(options.autoscaling_config_json or "null"),
             graceful_shutdown_timeout_s=options.graceful_shutdown_timeout_s,
             graceful_shutdown_wait_loop_s=options.graceful_shutdown_wait_loop_s,
             health_check_period_s=options.health_check_period_s,

@@ -62,6 +62,7 @@ def cluster(word: str = "RUNNING", deployment_word: str = "HEALTHY") -> pb.Serve
         max_ongoing_requests=5,
         max_queued_requests=-1,
         user_config_json='{"a": 1}',
+        autoscaling_config_json='{"max_replicas": 3}',
         ray_actor_options_json='{"num_cpus": 0.5, "resources": {"tpu": 1.0}}',
     )
     replica = pb.ReplicaStatus(
@@ -105,6 +106,7 @@ def test_details_have_the_fields_of_rays_and_no_others() -> None:
     assert replica.keys() == PROCESS | {"replica_id", "state", "pid", "start_time_s"}
     assert (replica["pid"], replica["state"], replica["start_time_s"]) == (7, "RUNNING", 3.0)
     assert deployment["deployment_config"]["user_config"] == {"a": 1}
+    assert deployment["deployment_config"]["autoscaling_config"] == {"max_replicas": 3}
     assert deployment["required_resources"] == {"CPU": 0.5, "tpu": 1.0}
     (group,) = found["target_groups"]
     assert (group["route_prefix"], group["targets"][0]["port"]) == ("/a", 8000)
