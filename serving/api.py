@@ -245,7 +245,7 @@ def rollback(name: str = "default") -> None:
         if name not in found:
             raise _no_application(name, found)
         generation = client.roll_back(name, found[name])
-        progress.follow(client.progress(name, generation))
+        progress.follow(client.progress(name, generation), alone=_own is None)
     progress.say(f"Application {name!r} is rolled back")
 
 
@@ -388,7 +388,7 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     elif is_of_others:
         progress.say(f"Application {spec.name!r} runs already, unchanged: it stays as it is")
     try:
-        progress.follow(client.progress(spec.name, generation))
+        progress.follow(client.progress(spec.name, generation), alone=_own is None)
     except ClusterError:
         if _own is not None:
             _own.wait_until_ready()  # it knows why it ended
@@ -419,12 +419,13 @@ def deploy_config(
             config, client, app_dir=app_dir, base=base, timeout_s=timeout_s, salt=salt
         )
         if wait:
-            outcome.failures |= client.settle(
-                outcome.generations,
-                outcome.deleted,
-                timeout_s=max(0.0, end - time.monotonic()),
-                show=progress.Shown().show,
-            )
+            with progress.shown(alone=_own is None) as show:
+                outcome.failures |= client.settle(
+                    outcome.generations,
+                    outcome.deleted,
+                    timeout_s=max(0.0, end - time.monotonic()),
+                    show=show,
+                )
     return outcome
 
 

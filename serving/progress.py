@@ -1,34 +1,49 @@
-"""Showing people how a deploy goes: plain lines on stderr, where the processes log as well."""
+"""Showing people how a deploy goes, on stderr."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.v1 import controller_pb2 as pb
 
 
-def follow(statuses: Iterator[pb.ApplicationStatus]) -> None:
-    """Consumes the statuses of a deploy; shows each that is news while stderr is a terminal."""
-    shown = Shown()
-    for status in statuses:
-        shown.show(status)
+def follow(statuses: Iterator[pb.ApplicationStatus], *, alone: bool) -> None:
+    """Consumes the statuses of a deploy, and shows them as `shown` does."""
+    with shown(alone=alone) as show:
+        for status in statuses:
+            show(status)
 
 
-class Shown:
-    """What was shown of each application's way, so that only news follow."""
+@contextmanager
+def shown(*, alone: bool) -> Iterator[Callable[[pb.ApplicationStatus], None]]:
+    """Yields what shows a status while stderr is a terminal: lines that move, if nobody else writes
+    there (`alone`); else, where processes log, a line for each that is news."""
+    texts: dict[str, str] = {}
+    if alone and sys.stderr.isatty():
+        # Nobody else needs it.
+        from rich.console import Console
+        from rich.text import Text
 
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
+        with Console(stderr=True).status("") as moving:
 
-    def show(self, status: pb.ApplicationStatus) -> None:
-        """One line, if it is news and stderr is a terminal."""
+            def show(status: pb.ApplicationStatus) -> None:
+                texts[status.name] = _text(status)
+                moving.update(Text("\n".join(texts.values())))
+
+            yield show
+        return
+
+    def say_news(status: pb.ApplicationStatus) -> None:
         text = _text(status)
-        if text != self._texts.get(status.name) and sys.stderr.isatty():
+        if text != texts.get(status.name) and sys.stderr.isatty():
             say(text)
-        self._texts[status.name] = text
+        texts[status.name] = text
+
+    yield say_news
 
 
 def _text(status: pb.ApplicationStatus) -> str:
