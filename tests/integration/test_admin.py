@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+import requests
 
 import serving
 from serving.admin.details import InstanceDetails
 from tests.support.admin import PATH, ask
-from tests.support.control import isolate, until
+from tests.support.control import DEADLINE_S, isolate, until
 from tests.support.processes import processes
 
 
@@ -71,6 +72,58 @@ def test_get_tells_what_runs_and_delete_ends_it_but_not_the_cluster(url: str) ->
 
     until(lambda: ask(url).json()["applications"] == {})
     assert ask(url, "DELETE").status_code == 200
+
+
+def test_put_makes_the_config_what_runs(url: str) -> None:
+    serving.run(Greeter.bind(), name="greet", route_prefix="/greet")
+    application = {
+        "name": "put",
+        "route_prefix": "/put",
+        "import_path": "examples.quickstart.app:app",
+        "deployments": [{"name": "Greeter", "num_replicas": 2}],
+    }
+
+    response = ask(url, "PUT", json={"applications": [application]})
+
+    assert (response.status_code, response.text) == (200, "")
+    until(lambda: ask(url).json()["applications"].keys() == {"put"})
+    until(lambda: ask(url).json()["applications"]["put"]["status"] == "RUNNING")
+    told = ask(url).json()["applications"]["put"]
+    assert told["deployed_app_config"] == application
+    assert told["source"] == "declarative"
+    assert told["deployments"]["Greeter"]["target_num_replicas"] == 2
+    assert requests.get(f"{serving.status().url}/put", timeout=DEADLINE_S).status_code == 200
+
+    again = ask(url, "PUT", json={"applications": [application]})
+
+    assert again.status_code == 200
+    after = ask(url).json()["applications"]["put"]
+    assert after["last_deployed_time_s"] == told["last_deployed_time_s"]
+    assert ask(url, "PUT", json={"applications": []}).status_code == 200
+    until(lambda: ask(url).json()["applications"] == {})
+
+
+@pytest.mark.parametrize(
+    ("config", "status", "message"),
+    [
+        (b'{"applications": [{"name": "x", "import_pat": "a:b"}]}', 400, "import_path"),
+        (b"not {json", 400, ""),
+        (b'{"applications": [{"name": "x", "import_path": "nothing:app"}]}', 500, "nothing"),
+    ],
+    ids=["mistake", "no JSON", "no module"],
+)
+def test_config_that_is_wrong_is_told_and_changes_nothing(
+    url: str, config: bytes, status: int, message: str
+) -> None:
+    response = ask(url, "PUT", data=config)
+
+    assert (response.status_code, response.headers["content-type"]) == (
+        status,
+        "text/plain; charset=utf-8",
+    )
+    assert message in response.text
+    assert "Traceback" not in response.text
+    assert "x" not in ask(url).json()["applications"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST", "OPTIONS"])
