@@ -33,7 +33,8 @@ def target_of(options: pb.DeploymentOptions, before: int | None) -> int:
 class Scaled:
     """One deployment whose number follows the load."""
 
-    spec: pb.DeploymentSpec
+    # What it was asked to do: a policy's code has its hash there.
+    json: str
     autoscaler: Autoscaler
     # None: the load decides.
     policy: PolicyProcess | None
@@ -91,7 +92,7 @@ class Scaling:
             self._drop(key)
         for key, spec in wanted.items():
             known = self.scaled.get(key)
-            if known is None or known.spec.options != spec.options:
+            if known is None or known.json != spec.options.autoscaling_config_json:
                 self._begin(key, spec, now)
 
     def _begin(self, key: Key, spec: pb.DeploymentSpec, now: float) -> None:
@@ -99,9 +100,10 @@ class Scaling:
         assert config is not None
         known = self.scaled.get(key)
         if known is None:
-            known = Scaled(spec, Autoscaler(config, now), None, now)
+            known = Scaled("", Autoscaler(config, now), None, now)
             self.scaled[key] = known
-        known.spec, known.autoscaler.config, known.wake_at = spec, config, now
+        known.json = spec.options.autoscaling_config_json
+        known.autoscaler.config, known.wake_at = config, now
         if known.policy is not None:
             known.policy.close()
         has_policy = spec.HasField("autoscaling_policy")

@@ -113,6 +113,27 @@ def test_place_in_the_queue_is_free_when_its_client_leaves(
         assert record.notes() == ["began /0", "began /fits"]
 
 
+@pytest.mark.parametrize("header", [(), ("expect: 100-continue",)], ids=["plain", "expect"])
+def test_upload_is_refused_before_its_body_is_read(
+    cluster: Cluster, gate: Gate, record: Record, header: tuple[str, ...]
+) -> None:
+    """Nothing of a gigabyte is sent: the answer does not wait for it, nor ask for it."""
+    application = counts(gate, record, max_ongoing_requests=1, max_queued_requests=0)
+    with (
+        cluster.running(application),
+        gate.closed() as open_gate,
+        waiting(cluster, 1) as (running,),
+        cluster.wire() as wire,
+    ):
+        wire.send(wire.request("POST /", f"content-length: {1 << 30}", *header))
+
+        status, headers = wire.read_head()
+        assert (status, headers[b"retry-after"]) == (503, b"1")
+        open_gate()
+        assert running.read_response() == 200
+    assert record.notes() == ["began /0"]
+
+
 @pytest.mark.parametrize("deployment", [Meets, MeetsInStreams], ids=["handlers", "generators"])
 def test_synchronous_code_runs_in_as_many_threads_as_there_are_requests(
     cluster: Cluster, deployment: Any
