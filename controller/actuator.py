@@ -7,6 +7,7 @@ find is told to the reconciler as facts, which decides what follows.
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Protocol
 
 from serving.aio import Tasks
@@ -147,10 +148,13 @@ class Actuator:
         self._facts.has_ended(replica, code)
 
     async def _check(self, replica: ReplicaProcess) -> None:
+        # Those that were started together are not all asked together.
+        share = random.random()
         while (times := self._facts.health_check_of(replica)) is not None:
             period_s, timeout_s = times
-            if await replica.ends_within(period_s):
+            if await replica.ends_within(period_s * share):
                 return
+            share = 1.0
             complaint = await replica.check_health(timeout_s)
             if replica.seen.state is not ReplicaState.RUNNING:
                 return

@@ -31,14 +31,29 @@ _EXIT_TIMEOUT_S = 6.0
 _TERMINATE_TIMEOUT_S = 2.0
 # For the answer of a replica that is about to end, or for its end.
 _ENDING_TIMEOUT_S = 1.0
-_CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.enable_http_proxy", 0)]
+_CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.enable_http_proxy", 0),
+]
+
+Call = Callable[[str, Any, float], Awaitable[Any]]
+"""Calls a method of `ReplicaControl`, with its request and timeout."""
 
 
-async def control(address: str, method: str, request: Any, timeout_s: float) -> Any:
-    """Calls a method of a replica's `ReplicaControl`."""
-    async with grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) as channel:
-        stub = replica_pb2_grpc.ReplicaControlStub(channel)
-        return await getattr(stub, method)(request, timeout=timeout_s)
+class Control:
+    """Calls one replica's `ReplicaControl`. Its channel is opened by the first call and kept: one
+    for each call takes twice the time. It is closed with the last reference to it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._stub: replica_pb2_grpc.ReplicaControlStub | None = None
+
+    async def __call__(self, method: str, request: Any, timeout_s: float) -> Any:
+        if self._stub is None:
+            channel = grpc.aio.insecure_channel(self._address, _CHANNEL_OPTIONS)
+            self._stub = replica_pb2_grpc.ReplicaControlStub(channel)
+        return await getattr(self._stub, method)(request, timeout=timeout_s)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,8 @@ class Surroundings:
     controller_address: str
     # For SERVING_LOGGING.
     logging_json: str = "{}"
-    control: Callable[[str, str, Any, float], Awaitable[Any]] = control
+    # What calls the replica whose control server has an address.
+    connect: Callable[[str], Call] = Control
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class ReplicaProcess:
         self._socket = f"unix:{around.state_dir}/r-{record.token}.sock"
         self._control_socket = f"unix:{around.state_dir}/c-{record.token}.sock"
         self._spec_path = around.state_dir / f"{record.token}.replica"
+        self._call = around.connect(self._control_socket)
         self._process: Process | None = None
         self._exited = asyncio.Event()
         self._stopping = False
@@ -272,7 +289,7 @@ class ReplicaProcess:
     async def _control(
         self, method: str, request: object, timeout_s: float = _CONTROL_TIMEOUT_S
     ) -> Any:
-        return await self._around.control(self._control_socket, method, request, timeout_s)
+        return await self._call(method, request, timeout_s)
 
     async def ends_within(self, timeout_s: float) -> bool:
         """Whether its process has ended by then."""

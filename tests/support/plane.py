@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,10 @@ class Plane:
         self.engine = FakeEngine()
         self.store = MemoryStore()
         self.around = Surroundings(
-            self.engine, folder, "unix:/controller", control=self.engine.control
+            self.engine,
+            folder,
+            "unix:/controller",
+            connect=lambda address: partial(self.engine.control, address),
         )
         self.anew()
 

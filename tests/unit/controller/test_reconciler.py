@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serving.controller import plan
+from serving.controller.model import Plan, Target
 from serving.controller.reconciler import ConflictError
 from serving.v1 import controller_pb2 as pb
 from tests.support.plane import Plane, spec
@@ -313,3 +316,43 @@ async def test_new_configuration_keeps_the_number_within_its_limits(plane: Plane
     await plane.ready(count=2)
     await plane.until(lambda: plane.status().status == "RUNNING")
     assert len(plane.engine.started) == 2
+
+
+# Scale
+
+
+async def test_work_is_in_proportion_to_what_changed(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 applications one loses a replica: a few decisions about that one are all there is."""
+    for number in range(20):
+        plane.deploy(f"v{number}", count=2, name=f"app-{number}", prefix=f"/{number}")
+    for number in range(20):
+        await plane.ready(f"v{number}", count=2)
+    await plane.until(
+        lambda: {status.status for status in plane.reconciler.statuses.values()} == {"RUNNING"}
+    )
+    decided: list[str] = []
+    published: list[str] = []
+    compute, publish = plan.compute, plane.publisher.publish
+
+    def counted(target: Target, *args: Any, **kwargs: Any) -> Plan:
+        decided.append(target.version)
+        return compute(target, *args, **kwargs)
+
+    def noted(application: str, *args: Any) -> int:
+        published.append(application)
+        return publish(application, *args)
+
+    monkeypatch.setattr(plan, "compute", counted)
+    monkeypatch.setattr(plane.publisher, "publish", noted)
+    crashed = next(p for p in plane.engine.running if p.replica.deployment.version == "v7")
+    crashed.exit(-9)
+    await plane.until(lambda: "signal 9" in plane.status("app-7").message)
+    await plane.ready("v7", count=2)
+    await plane.until(lambda: not plane.status("app-7").message)
+
+    # It ended; there is another process; that one is ready.
+    assert set(decided) == {"v7"}
+    assert set(published) == {"app-7"}
+    assert len(decided) == len(published) <= 3

@@ -1,0 +1,283 @@
+"""The controller with 2,000 replicas, 50 applications and 20 watchers.
+
+The processes are objects, and ready as soon as they start; the store is the real one, on the disk,
+and so is the asking for health, over gRPC, of servers in another process. What is measured:
+
+- the time of a turn of the reconciler while replicas crash and applications are scaled and updated;
+- the share of a core that the controller takes while nothing happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import grpc
+
+from serving.controller.publisher import Publisher
+from serving.controller.reconciler import Reconciler
+from serving.controller.replica import Call, Control, Surroundings
+from serving.controller.sqlite import SQLiteStore
+from serving.engine.base import ProcessSpec
+from serving.v1 import controller_pb2 as pb, replica_pb2
+from serving.v1.replica_pb2_grpc import (
+    ReplicaControlServicer,
+    add_ReplicaControlServicer_to_server,
+)
+
+APPLICATIONS, REPLICAS, WATCHERS = 50, 40, 20
+P99_TARGET_MS, IDLE_TARGET = 50.0, 0.05
+EVENTS_EACH_S = 20.0
+# As the supervisor has it.
+GRPC = {
+    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
+    "GRPC_VERBOSITY": "ERROR",
+}
+pids = itertools.count(1)
+
+
+class Answers(ReplicaControlServicer):
+    """A replica that is well."""
+
+    def Health(self, request: object, context: object) -> replica_pb2.HealthResponse:
+        return replica_pb2.HealthResponse()
+
+
+def answer(folder: str, count: int, pipe: Connection) -> None:
+    """Answers on as many sockets until the pipe closes."""
+    raise_file_limit()
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_ReplicaControlServicer_to_server(Answers(), server)
+    for number in range(count):
+        server.add_insecure_port(f"unix:{folder}/{number}")
+    server.start()
+    pipe.send("ready")
+    try:
+        pipe.recv()
+    except EOFError:
+        server.stop(0).wait()
+
+
+def read(path: Path) -> pb.ReplicaSpec:
+    return pb.ReplicaSpec.FromString(path.read_bytes())
+
+
+def raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Process:
+    """Ends when it is told to."""
+
+    def __init__(self, replica: pb.ReplicaSpec) -> None:
+        self.replica = replica
+        self.pid = next(pids)
+        self.identity = str(self.pid)
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self.code)
+
+    def exit(self, code: int) -> None:
+        if not self.code.done():
+            self.code.set_result(code)
+
+    def terminate(self) -> None:
+        self.exit(0)
+
+    def kill(self) -> None:
+        self.exit(-9)
+
+
+@dataclass
+class Cluster:
+    """A reconciler and what stands around it."""
+
+    folder: Path
+    running: dict[str, Process] = field(default_factory=dict)
+    turns_s: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sockets = itertools.cycle(range(APPLICATIONS * REPLICAS))
+        self.store = SQLiteStore(self.folder / "store.sqlite")
+        self.publisher = Publisher(self.store.next_epoch())
+        around = Surroundings(self, self.folder, "unix:/controller", connect=self.connect)
+        self.reconciler = Reconciler(around, self.store, self.publisher)
+        turn = self.reconciler._turn
+
+        def timed(now: float) -> None:
+            began = time.perf_counter()
+            turn(now)
+            self.turns_s.append(time.perf_counter() - began)
+
+        self.reconciler._turn = timed  # type: ignore[method-assign]
+
+    # The engine
+
+    async def start(self, spec: ProcessSpec) -> Process:
+        replica = read(Path(spec.args[0]))
+        process = self.running[replica.control_address] = Process(replica)
+        process.code.add_done_callback(lambda _: self.running.pop(replica.control_address))
+        asyncio.get_running_loop().call_soon(self.reconciler.report, replica.replica_id, "")
+        return process
+
+    def adopt(self, identity: str) -> Process | None:
+        return None
+
+    def find(self, spec: ProcessSpec) -> Process | None:
+        return None
+
+    def connect(self, address: str) -> Call:
+        """One that is drained ends at once; all else is asked of the other process."""
+        ask = Control(f"unix:{self.folder}/{next(self.sockets)}")
+
+        async def call(method: str, request: Any, timeout_s: float) -> Any:
+            if method == "Drain":
+                self.running[address].exit(0)
+                return replica_pb2.DrainResponse()
+            if method == "Reconfigure":
+                return replica_pb2.ReconfigureResponse()
+            return await ask(method, request, timeout_s)
+
+        return call
+
+    # The watchers
+
+    async def watch(self, name: str) -> None:
+        with self.publisher.watching(name) as watcher:
+            async for update in self.publisher.updates(watcher):
+                update.SerializeToString()
+                self.publisher.confirm(watcher, update.revision)
+
+    # What happens
+
+    def deploy(self, number: int, version: int, count: int) -> None:
+        options = pb.DeploymentOptions(
+            num_replicas=count,
+            max_ongoing_requests=100,
+            max_queued_requests=-1,
+            graceful_shutdown_timeout_s=20,
+            health_check_period_s=10,
+            health_check_timeout_s=30,
+            rolling_update_percentage=0.2,
+            max_surge_percent=100,
+        )
+        deployment = pb.DeploymentSpec(name="D", version=f"v{version}", options=options)
+        name = f"app-{number}"
+        self.reconciler.deploy(
+            pb.ApplicationSpec(
+                name=name, route_prefix=f"/{name}", ingress="D", deployments=[deployment]
+            )
+        )
+
+    async def until_settled(self) -> None:
+        while not self.is_settled:
+            await self.reconciler.status_change()
+
+    @property
+    def is_settled(self) -> bool:
+        return all(status.status == "RUNNING" for status in self.reconciler.statuses.values())
+
+    async def churn(self, duration_s: float) -> int:
+        events, ends_at = 0, time.monotonic() + duration_s
+        versions, counts = [0] * APPLICATIONS, [REPLICAS] * APPLICATIONS
+        while time.monotonic() < ends_at:
+            number = random.randrange(APPLICATIONS)
+            match events % 10:
+                case 0:
+                    versions[number] += 1
+                    self.deploy(number, versions[number], counts[number])
+                case 1:
+                    counts[number] = REPLICAS + random.randrange(-5, 5)
+                    self.deploy(number, versions[number], counts[number])
+                case _:
+                    random.choice(list(self.running.values())).exit(-9)
+            events += 1
+            await asyncio.sleep(1 / EVENTS_EACH_S)
+        return events
+
+
+async def measure(folder: Path, idle_s: float, churn_s: float) -> bool:
+    cluster = Cluster(folder)
+    loop = asyncio.create_task(cluster.reconciler.run())
+    watchers = [asyncio.create_task(cluster.watch(f"proxy-{n}")) for n in range(WATCHERS)]
+    began = time.monotonic()
+    for number in range(APPLICATIONS):
+        cluster.deploy(number, 0, REPLICAS)
+    await cluster.until_settled()
+    print(f"{len(cluster.running)} replicas ready after {time.monotonic() - began:.1f} s")
+    print_turns("starting them all", cluster.turns_s)
+
+    await asyncio.sleep(10)  # the first checks open the channels
+    cluster.turns_s.clear()
+    busy_s, began = time.process_time(), time.monotonic()
+    await asyncio.sleep(idle_s)
+    share = (time.process_time() - busy_s) / (time.monotonic() - began)
+    print(f"idle: {share:.1%} of a core, {len(cluster.turns_s)} turns in {idle_s:.0f} s")
+
+    cluster.turns_s.clear()
+    busy_s, began = time.process_time(), time.monotonic()
+    events = await cluster.churn(churn_s)
+    await cluster.until_settled()
+    busy = (time.process_time() - busy_s) / (time.monotonic() - began)
+    p99_ms = print_turns(f"{events} events, {busy:.0%} of a core", cluster.turns_s)
+    for task in (loop, *watchers):
+        task.cancel()
+    await cluster.reconciler.aclose()
+    cluster.store.close()
+    return share <= IDLE_TARGET and p99_ms <= P99_TARGET_MS
+
+
+def print_turns(title: str, turns_s: list[float]) -> float:
+    cuts = quantiles(turns_s, n=100)
+    p50_ms, p99_ms, most_ms = cuts[49] * 1000, cuts[98] * 1000, max(turns_s) * 1000
+    print(
+        f"{title}: {len(turns_s)} turns, p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms, "
+        f"longest {most_ms:.1f} ms"
+    )
+    return p99_ms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--idle-s", type=float, default=20.0)
+    parser.add_argument("--churn-s", type=float, default=20.0)
+    given = parser.parse_args()
+    if not GRPC.items() <= os.environ.items():  # read when grpc is imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **GRPC})
+    raise_file_limit()
+    random.seed(1)
+    logging.disable()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = context.Pipe()
+        answering = context.Process(
+            target=answer, args=(folder, APPLICATIONS * REPLICAS, theirs), daemon=True
+        )
+        answering.start()
+        theirs.close()
+        ours.recv()
+        is_met = asyncio.run(measure(Path(folder), given.idle_s, given.churn_s))
+        ours.close()
+        answering.join()
+    print(f"targets (p99 {P99_TARGET_MS:.0f} ms, idle {IDLE_TARGET:.0%}): {is_met}")
+
+
+if __name__ == "__main__":
+    main()
