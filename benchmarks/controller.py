@@ -29,6 +29,7 @@ from typing import Any
 
 import grpc
 
+from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
 from serving.controller.reconciler import Reconciler
 from serving.controller.replica import Call, Control, Surroundings
@@ -117,7 +118,13 @@ class Cluster:
         self.sockets = itertools.cycle(range(APPLICATIONS * REPLICAS))
         self.store = SQLiteStore(self.folder / "store.sqlite")
         self.publisher = Publisher(self.store.next_epoch())
-        around = Surroundings(self, self.folder, "unix:/controller", connect=self.connect)
+        around = Surroundings(
+            self,
+            self.folder,
+            "unix:/controller",
+            PackageStore(self.folder / "packages"),
+            connect=self.connect,
+        )
         self.reconciler = Reconciler(around, self.store, self.publisher)
         turn = self.reconciler._turn
 

@@ -20,7 +20,9 @@ from typing import Any
 import grpc
 
 from serving import lifeline, logs
-from serving.config import LoggingConfig
+from serving.config import LoggingConfig, NodeOptions
+from serving.controller.node import this_node
+from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
 from serving.controller.reconciler import Reconciler
 from serving.controller.recovery import find_replicas
@@ -34,6 +36,7 @@ from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 CONFIG_VARIABLE = "SERVING_CONTROLLER_CONFIG"
 STORE_FILE = "store.sqlite"
+PACKAGES_FOLDER = "packages"
 # How long proxies may finish what is open before the replicas are told to drain as well: requests
 # that wait in a proxy still need a replica.
 _PROXY_HEAD_START_S = 2.0
@@ -64,8 +67,14 @@ async def serve(config: dict[str, Any]) -> None:
     state_dir = Path(config["state_dir"])
     store = SQLiteStore(state_dir / STORE_FILE, wait_s=_PREDECESSOR_END_S)
     publisher = Publisher(store.next_epoch())
+    packages = PackageStore(state_dir / PACKAGES_FOLDER)
     around = Surroundings(
-        LocalEngine(), state_dir, config["address"], json.dumps(config.get("logging", {}))
+        LocalEngine(),
+        state_dir,
+        config["address"],
+        packages,
+        (this_node(NodeOptions(**config.get("node_options", {}))),),
+        json.dumps(config.get("logging", {})),
     )
     reconciler = Reconciler(around, store, publisher)
     found = store.load()
@@ -74,6 +83,7 @@ async def serve(config: dict[str, Any]) -> None:
     service = ControllerService(
         reconciler,
         publisher,
+        packages,
         cluster=pb.ServeStatus(
             http_host=config.get("http_host", ""),
             http_port=config.get("http_port", 0),
@@ -98,6 +108,9 @@ async def serve(config: dict[str, Any]) -> None:
     _say(config.get("ready_fd"), {"ready": True})
 
     loop_task = asyncio.create_task(reconciler.run(), name="reconcile")
+    sweeping = asyncio.create_task(
+        packages.keep_swept(reconciler.packages_in_use), name="sweep packages"
+    )
     try:
         await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
         if not loop_task.done():
@@ -114,6 +127,7 @@ async def serve(config: dict[str, Any]) -> None:
         if service.is_shutting_down:
             reconciler.kill()
         loop_task.cancel()
+        sweeping.cancel()
         await server.stop(0.1)
         await _others_ended(_LAST_TURNS_S)
         store.close()

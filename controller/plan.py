@@ -88,6 +88,17 @@ def _reached(name: str, calls: Mapping[str, Set[str]]) -> set[str]:
     return reached
 
 
+def to_make_room(target: Target, version: str, replicas: Sequence[Replica]) -> str | None:
+    """The replica that leaves so that one of `version` finds room on a full machine: the oldest of
+    another version, one at a time, and never the last that takes requests."""
+    if any(replica.state is not ReplicaState.RUNNING for replica in replicas):
+        return None
+    others = [replica for replica in replicas if replica.version != version]
+    if not others or len(replicas) == 1:
+        return None
+    return min(others, key=lambda replica: replica.started_at).replica_id
+
+
 def is_hopeless(
     target: Target | None, histories: Mapping[str, History], replicas: Sequence[Replica], now: float
 ) -> bool:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Coroutine, Hashable, Iterable
+from collections.abc import Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from serving.aio import Tasks
@@ -26,10 +26,12 @@ from serving.controller import plan
 from serving.controller.actuator import Actuator
 from serving.controller.autoscale import Decision
 from serving.controller.model import History, Plan, Replica, ReplicaState, Start, Target
+from serving.controller.packages import digests
 from serving.controller.policy import PolicyProcess
 from serving.controller.publisher import Publisher
 from serving.controller.recovery import Recovered
 from serving.controller.replica import ReplicaProcess, Settings, Surroundings, new_token
+from serving.controller.resources import Ledger, Shortage, request_of
 from serving.controller.scaling import Key, Scaled, Scaling
 from serving.controller.state import ApplicationState, DeploymentState, found_application
 from serving.controller.status import application_status, headline, headline_first, unavailable
@@ -54,6 +56,10 @@ class ConflictError(Exception):
 
 class NoVersionError(Exception):
     """There is no application of that name, or no version of it to return to."""
+
+
+class TooLargeError(Exception):
+    """A replica would find no room on any machine, whatever else ends."""
 
 
 @dataclass
@@ -94,6 +100,9 @@ class Reconciler:
         # State
         self._applications: dict[str, ApplicationState] = {}
         self._replicas: dict[str, tuple[ApplicationState, str]] = {}
+        self._ledger = Ledger(around.nodes)
+        # Applications of which replicas wait for room, those that have waited longest first.
+        self._waiting: dict[str, None] = {}
         self.statuses: dict[str, pb.ApplicationStatus] = {}
 
         # What to do next
@@ -112,9 +121,11 @@ class Reconciler:
         """Sets the target of one application; returns its generation.
 
         The same specification again changes nothing, unless it failed: then it is tried again.
-        Raises ConflictError, or StoreError where it cannot be kept: then nothing was changed.
+        Raises ConflictError, TooLargeError, or StoreError where it cannot be kept: then nothing was
+        changed.
         """
         self._check_route_is_free(spec)
+        self._check_machine_suffices(spec)
         state = self._applications.get(spec.name)
         if state and not state.deleting and not state.has_failed and _same(state.spec, spec):
             return state.generation
@@ -182,6 +193,16 @@ class Reconciler:
                     f"application {spec.name!r} cannot have the route prefix "
                     f"{spec.route_prefix!r}: application {other.name!r} has it; choose another "
                     f"route_prefix, or serving.delete({other.name!r}) first"
+                )
+
+    def _check_machine_suffices(self, spec: pb.ApplicationSpec) -> None:
+        for deployment in spec.deployments:
+            reason = self._ledger.impossible(request_of(spec.name, deployment))
+            if reason:
+                raise TooLargeError(
+                    f"deployment {deployment.name!r} asks for more than any machine has, for each "
+                    f"replica {reason}; change its ray_actor_options, or start the cluster with "
+                    "other node_options"
                 )
 
     def delete(self, name: str) -> bool:
@@ -288,6 +309,7 @@ class Reconciler:
             log.warning("%s (pid %s): %s", replica.seen.replica_id, replica.pid, error)
             self._note_failure(deployment, replica, error, time.monotonic())
         del deployment.replicas[replica.seen.replica_id]
+        self._release(replica)
         self._news.replicas.pop(replica.seen.replica_id, None)
         self._news.removed_replicas[replica.seen.replica_id] = None
         self._touch(state.name)
@@ -392,7 +414,7 @@ class Reconciler:
             self._save_news()
         except StoreError as error:  # kept for the next turn
             log.error("%s", error)
-        for name in dirty:
+        for name in self._in_order(dirty):
             self._alarms.pop(name, None)
             state = self._applications.get(name)
             if state is None:
@@ -404,6 +426,11 @@ class Reconciler:
                 self._alarms[name] = now + _RETRY_AFTER_ERROR_S
         if not self._applications:
             self._idle.set()
+
+    def _in_order(self, names: set[str]) -> list[str]:
+        """Those that wait for room before all others."""
+        waiting = [name for name in self._waiting if name in names]
+        return [*waiting, *(names - self._waiting.keys())]
 
     def _save_news(self) -> None:
         if changes := self._news.changes():
@@ -451,17 +478,24 @@ class Reconciler:
             for name, deployment in state.deployments.items()
         }
         starting = [
-            self._new_replica(state, name, start, now)
+            replica
             for name, steps in plans.items()
-            for start in steps.start
+            for replica in self._with_room(state, name, steps.start, now)
         ]
         stopping = [
             state.deployments[name].replicas[stop.replica_id]
             for name, steps in plans.items()
             for stop in steps.stop
         ]
+        busy = {each.record.deployment for each in (*starting, *stopping)}
+        stopping += self._in_the_way(state, busy)
         stopped = (replace(each.record, state=ReplicaState.STOPPING.value) for each in stopping)
-        self._commit(Changes(replicas=(*(each.record for each in starting), *stopped)))
+        try:
+            self._commit(Changes(replicas=(*(each.record for each in starting), *stopped)))
+        except StoreError:
+            for replica in starting:
+                self._ledger.release(replica.seen.replica_id)
+            raise
         for name, steps in plans.items():
             state.deployments[name].journal.planned(steps, time.time())
         for replica in starting:
@@ -491,7 +525,66 @@ class Reconciler:
             elif not deployment.replicas:
                 del state.deployments[name]
 
+    def packages_in_use(self) -> set[str]:
+        """Those that may be started with, or run."""
+        versions = (
+            version.spec
+            for state in self._applications.values()
+            for version in state.versions.values()
+        )
+        running = [replica.spec.deployment for replica in self._every_replica()]
+        return digests(running).union(*(digests(spec.deployments) for spec in versions))
+
     # Steps
+
+    def _with_room(
+        self, state: ApplicationState, name: str, steps: Sequence[Start], now: float
+    ) -> list[ReplicaProcess]:
+        """Replicas for those steps for which the machine has what they ask for. The others are
+        decided upon anew when something was given back."""
+        deployment = state.deployments[name]
+        deployment.shortage = ""
+        found: list[ReplicaProcess] = []
+        for step in steps:
+            replica = self._new_replica(state, name, step, now)
+            request = request_of(state.name, deployment.spec_to_start(step.version))
+            granted = self._ledger.grant(replica.seen.replica_id, request)
+            if isinstance(granted, Shortage):
+                deployment.shortage = granted.reason
+                break  # the rest asks for the same
+            replica.grant = granted
+            found.append(replica)
+        return found
+
+    def _in_the_way(self, state: ApplicationState, busy: set[str]) -> list[ReplicaProcess]:
+        """Replicas of older versions that leave before their successors are there, which find no
+        room beside them; of deployments of which nothing else starts or stops."""
+        leaving = []
+        for name, deployment in state.deployments.items():
+            if not deployment.shortage or deployment.target is None or name in busy:
+                continue
+            version = plan.serving_version(deployment.target, deployment.histories)
+            request = request_of(state.name, deployment.spec_to_start(version))
+            first = plan.to_make_room(deployment.target, version, deployment.seen())
+            outdated = [each.replica_id for each in deployment.seen() if each.version != version]
+            if first is not None and self._ledger.fits_without(request, outdated):
+                log.info("%s leaves first: its successor needs %s", first, deployment.shortage)
+                leaving.append(deployment.replicas[first])
+        self._note_waiting(state, made_room=bool(leaving))
+        return leaving
+
+    def _note_waiting(self, state: ApplicationState, *, made_room: bool) -> None:
+        if made_room:  # what is given back is for its own
+            self._waiting = {state.name: None, **self._waiting}
+        elif any(deployment.shortage for deployment in state.deployments.values()):
+            self._waiting.setdefault(state.name)
+        else:
+            self._waiting.pop(state.name, None)
+
+    def _release(self, replica: ReplicaProcess) -> None:
+        self._ledger.release(replica.seen.replica_id)
+        for name in self._waiting:
+            self._touch(name)
 
     def _new_replica(
         self, state: ApplicationState, name: str, step: Start, now: float
@@ -670,6 +763,8 @@ class Reconciler:
             state.deployments[record.deployment] = DeploymentState(None, {record.version: spec})
         deployment = state.deployments[record.deployment]
         self._hold(state, replica)
+        if replica.grant is not None:
+            self._ledger.hold(record.replica_id, replica.grant)
         self._news.replicas[record.replica_id] = record
         self._actuator.watch(replica)
         if replica.seen.state is ReplicaState.RUNNING:
@@ -707,6 +802,7 @@ class Reconciler:
     def _note_status(self, state: ApplicationState) -> None:
         if state.deleting and not state.deployments:
             del self._applications[state.name]
+            self._waiting.pop(state.name, None)
             self._news.remove_application(state.name)
             self._wake.set()
             self.statuses.pop(state.name, None)

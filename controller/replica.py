@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from google.protobuf.message import DecodeError
 
 from serving import lifeline
 from serving.controller.model import Replica, ReplicaState
+from serving.controller.node import VISIBLE_GPUS
+from serving.controller.packages import PackageStore
+from serving.controller.resources import Grant, Node, grant_of
 from serving.controller.store import ReplicaRecord
 from serving.engine.base import Engine, Process, ProcessSpec
 from serving.v1 import controller_pb2 as pb, replica_pb2, replica_pb2_grpc
@@ -63,6 +67,9 @@ class Surroundings:
     engine: Engine
     state_dir: Path
     controller_address: str
+    packages: PackageStore
+    # The machines, one today.
+    nodes: tuple[Node, ...] = (Node("local"),)
     # For SERVING_LOGGING.
     logging_json: str = "{}"
     # What calls the replica whose control server has an address.
@@ -86,9 +93,17 @@ class ReplicaProcess:
     """A replica and its process. Its owner starts or adopts it, awaits `wait`, and ends it with
     `stop` or `end`."""
 
-    def __init__(self, around: Surroundings, record: ReplicaRecord, seen: Replica) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        record: ReplicaRecord,
+        seen: Replica,
+        grant: Grant | None = None,
+    ) -> None:
         self.record = record
         self.seen = seen
+        # What it holds of its machine; known of one that was adopted by what it was started with.
+        self.grant = grant
         # What it was started with.
         self.spec = pb.ReplicaSpec()
         self.pid = 0
@@ -127,6 +142,9 @@ class ReplicaProcess:
         spec.address = self._socket
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
+        self._name_files(spec)
+        if self.grant is not None:
+            spec.node, spec.gpus[:] = self.grant.node, self.grant.gpus
         self.spec = spec
         self.settings = settings_of(spec.deployment.options)
         self.grace_s = spec.deployment.options.graceful_shutdown_timeout_s
@@ -134,6 +152,16 @@ class ReplicaProcess:
         self._hold(await self._around.engine.start(self._process_spec(spec.deployment)))
         if self._stopping:
             self.kill()
+
+    def _name_files(self, spec: pb.ReplicaSpec) -> None:
+        deployment = spec.deployment
+        named = [*deployment.py_modules]
+        if deployment.HasField("working_dir"):
+            named.insert(0, deployment.working_dir)
+            spec.working_dir = str(self._around.packages.path(deployment.working_dir.digest))
+        spec.import_folders.extend(
+            str(self._around.packages.path(package.digest)) for package in named
+        )
 
     def adopt(self) -> bool:
         """Takes over the process that another controller started; False where it has ended."""
@@ -144,6 +172,7 @@ class ReplicaProcess:
         self._hold(process)
         with contextlib.suppress(OSError, DecodeError):  # nothing but limits is lost with it
             self.spec = pb.ReplicaSpec.FromString(self._spec_path.read_bytes())
+        self.grant = grant_of(self.spec)
         deployment = self.spec.deployment
         self.seen = replace(self.seen, calls=frozenset(deployment.calls))
         self.settings = self.settings or settings_of(deployment.options)
@@ -169,12 +198,19 @@ class ReplicaProcess:
 
     def _process_spec(self, deployment: pb.DeploymentSpec) -> ProcessSpec:
         resources = json.loads(deployment.options.ray_actor_options_json or "{}")
-        env = dict(resources.get("runtime_env", {}).get("env_vars", {}))
+        env = self._visible_gpus() | _expanded(resources.get("runtime_env", {}).get("env_vars", {}))
         env["SERVING_LOGGING"] = self._around.logging_json
         fd = lifeline.inherited_fd()
         if fd is not None:
             env[lifeline.FD_VARIABLE] = str(fd)
         return replace(self._bare_process_spec(), env=env, pass_fds=() if fd is None else (fd,))
+
+    def _visible_gpus(self) -> dict[str, str]:
+        """Those that it got, and no others; where we know of no GPU, we hide none."""
+        nodes = {node.name: node for node in self._around.nodes}
+        if self.grant is None or self.grant.node not in nodes or not nodes[self.grant.node].gpus:
+            return {}
+        return {VISIBLE_GPUS: ",".join(self.grant.gpus)}
 
     def _bare_process_spec(self) -> ProcessSpec:
         return ProcessSpec("serving.replica", (str(self._spec_path),))
@@ -299,6 +335,14 @@ class ReplicaProcess:
         except TimeoutError:
             return False
         return True
+
+
+def _expanded(variables: Mapping[str, str]) -> dict[str, str]:
+    """With `${NAME}` replaced by what the variable is here."""
+    return {
+        name: re.sub(r"\$\{(\w+)\}", lambda match: os.environ.get(match[1], ""), value)
+        for name, value in variables.items()
+    }
 
 
 def new_token() -> str:

@@ -9,9 +9,16 @@ from typing import Any, NoReturn
 
 import grpc
 
+from serving.controller.packages import PackageStore, digests
 from serving.controller.publisher import Publisher, Watcher
-from serving.controller.reconciler import ConflictError, NoVersionError, Reconciler
+from serving.controller.reconciler import (
+    ConflictError,
+    NoVersionError,
+    Reconciler,
+    TooLargeError,
+)
 from serving.controller.store import StoreError
+from serving.packages import PackageError
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 log = logging.getLogger("serving.controller")
@@ -24,6 +31,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         self,
         reconciler: Reconciler,
         publisher: Publisher,
+        packages: PackageStore,
         *,
         cluster: pb.ServeStatus,
         proxies: list[str],
@@ -31,6 +39,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
     ) -> None:
         self._reconciler = reconciler
         self._publisher = publisher
+        self._packages = packages
         self._cluster = cluster
         self._proxies = proxies
         self._on_shutdown = on_shutdown
@@ -39,13 +48,30 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
     async def Deploy(self, request: pb.DeployRequest, context: Any) -> pb.DeployResponse:
         if self.is_shutting_down:
             await _abort(context, grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
+        if missing := self._packages.missing(digests(request.application.deployments)):
+            return pb.DeployResponse(missing=missing)
         try:
             generation = self._reconciler.deploy(request.application)
         except ConflictError as error:
             await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
+        except TooLargeError as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except StoreError as error:
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DeployResponse(generation=generation)
+
+    async def Upload(
+        self, requests: AsyncIterator[pb.UploadRequest], context: Any
+    ) -> pb.UploadResponse:
+        first = await anext(aiter(requests), pb.UploadRequest())
+        try:
+            await self._packages.receive(first.digest, (request.data async for request in requests))
+        except PackageError as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except OSError as error:
+            message = f"the files of a runtime_env cannot be kept: {error}"
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, message)
+        return pb.UploadResponse()
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
         try:

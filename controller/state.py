@@ -33,6 +33,8 @@ class DeploymentState:
     journal: Journal = field(default_factory=Journal)
     # Where the number of replicas follows the load.
     scaled: Scaled | None = None
+    # What of the machine replicas that are to start wait for, in words.
+    shortage: str = ""
 
     @property
     def spec(self) -> pb.DeploymentSpec:

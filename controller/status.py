@@ -98,6 +98,8 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
         for replica in state.seen()
     )
     progress = f"has {ready} of {target.num_replicas} replicas ready"
+    if state.shortage:
+        progress += f"; waits for {state.shortage}"
     # First match wins.
     if state.config_error:
         return failed, (

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Never, NoReturn, TypeVar
 from serving import cluster, progress
 from serving.calls import local, process
 from serving.cluster import ClusterSettings, OwnCluster
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig, ProxyLocation, validated
+from serving.config import (
+    AdminOptions,
+    HTTPOptions,
+    LoggingConfig,
+    NodeOptions,
+    ProxyLocation,
+    validated,
+)
 from serving.context import current_replica
 from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
@@ -104,6 +111,7 @@ def start(
     http_options: HTTPOptions | dict[str, Any] | None = None,
     logging_config: LoggingConfig | dict[str, Any] | None = None,
     admin_options: AdminOptions | dict[str, Any] | None = None,
+    node_options: NodeOptions | dict[str, Any] | None = None,
     *,
     proxy_location: ProxyLocation | str | None = None,
     **unknown: Never,
@@ -112,7 +120,8 @@ def start(
 
     `proxy_location` is that of the HTTP options, and wins over it.
 
-    It has no REST API, unless `admin_options` are given ({} for the defaults).
+    It has no REST API, unless `admin_options` are given ({} for the defaults). `node_options` say
+    what the machine has; what they leave out is found out.
 
     Does nothing where one runs already: its options stay as they are, with a warning where some
     were given. Returns its status, which tells the `url`. Raises ClusterError where it cannot
@@ -129,10 +138,18 @@ def start(
     admin = None
     if admin_options is not None:
         admin = _options(AdminOptions, admin_options, "admin_options")
-    given = http_options or logging_config or proxy_location or admin_options is not None
-    if not _connect(ClusterSettings(http, logging, admin)) and given:
+    node = _options(NodeOptions, node_options, "node_options")
+    given = (
+        http_options
+        or logging_config
+        or proxy_location
+        or node_options
+        or admin_options is not None
+    )
+    if not _connect(ClusterSettings(http, logging, admin, node)) and given:
         warnings.warn(
-            "a cluster runs already: http_options, logging_config and admin_options are ignored",
+            "a cluster runs already: http_options, logging_config, admin_options and node_options "
+            "are ignored",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -20,10 +20,13 @@ from serving.exceptions import (
     StillDeployingError,
 )
 from serving.interrupts import uninterrupted
+from serving.packages import PackageError
+from serving.specs import archives
 from serving.v1 import controller_pb2 as pb
 from serving.v1.controller_pb2_grpc import ControllerStub
 
 _CALL_TIMEOUT_S = 30.0
+_UPLOAD_TIMEOUT_S = 300.0
 # A controller that died is started again: it is called anew for as long as a call may take.
 _RETRY_AFTER_S = 0.1
 _CHANNEL_OPTIONS = [
@@ -67,7 +70,36 @@ class Client:
         with self._errors():
             request = pb.DeployRequest(application=spec)
             response: pb.DeployResponse = self._call(self._stub.Deploy, request)
+            if response.missing:
+                for digest, archive in archives(spec).items():
+                    if digest in response.missing:
+                        self._upload(digest, archive)
+                response = self._call(self._stub.Deploy, request)
+            if response.missing:
+                raise ClusterError(f"the cluster lost files of application {spec.name!r}")
             return response.generation
+
+    def _upload(self, digest: str, archive: Callable[[], Iterator[bytes]]) -> None:
+        """Raises PackageError where the files have changed since they were named."""
+        failure: list[PackageError] = []
+
+        def requests() -> Iterator[pb.UploadRequest]:
+            yield pb.UploadRequest(digest=digest)
+            try:
+                for chunk in archive():
+                    yield pb.UploadRequest(data=chunk)
+            except PackageError as error:  # gRPC would only log it
+                failure.append(error)
+
+        def upload(_: object, timeout: float) -> Any:
+            return self._stub.Upload(requests(), timeout=timeout)
+
+        try:
+            self._call(upload, None, _UPLOAD_TIMEOUT_S)
+        except grpc.RpcError:
+            if failure:
+                raise failure[0] from None
+            raise
 
     def roll_back(self, name: str, generation: int) -> int:
         """Takes back the version `generation` of an application; returns its generation then."""
@@ -193,9 +225,11 @@ class Client:
             for _ in self._statuses():
                 pass
 
-    def _call(self, method: Callable[..., Any], request: object) -> Any:
+    def _call(
+        self, method: Callable[..., Any], request: object, timeout_s: float = _CALL_TIMEOUT_S
+    ) -> Any:
         """Calls the controller, again where it is away. What is called is harmless twice."""
-        deadline = time.monotonic() + _CALL_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 return method(request, timeout=max(0.0, deadline - time.monotonic()))

@@ -12,12 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from serving import lifeline, progress
-from serving.config import ADDRESS_VARIABLE, AdminOptions, HTTPOptions, LoggingConfig
+from serving.config import (
+    ADDRESS_VARIABLE,
+    AdminOptions,
+    HTTPOptions,
+    LoggingConfig,
+    NodeOptions,
+)
 from serving.exceptions import ClusterError
 from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
 
@@ -112,12 +118,14 @@ class ClusterSettings:
     logging: LoggingConfig
     # None: no REST API.
     admin: AdminOptions | None = None
+    node: NodeOptions = field(default_factory=NodeOptions)
 
     def as_config(self) -> dict[str, Any]:
         """As the supervisor takes it."""
         return {
             "http_options": self.http.model_dump(mode="json"),
             "logging": self.logging.model_dump(mode="json"),
+            "node_options": self.node.model_dump(mode="json", exclude_none=True),
             "admin": self.admin and self.admin.model_dump(mode="json"),
         }
 

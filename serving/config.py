@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -147,29 +148,133 @@ class LoggingConfig(Settings):
         return value.upper() if isinstance(value, str) else value
 
 
+class NodeOptions(Settings):
+    """What the machine is taken to have. What is not given is found out."""
+
+    num_cpus: NonNegativeFloat | None = Field(default=None, strict=False)
+    """None: those that the process may run on."""
+    num_gpus: int | None = Field(default=None, ge=0)
+    """None: those that CUDA_VISIBLE_DEVICES names, or else those that NVIDIA's driver tells of."""
+    memory: NonNegativeFloat | None = Field(default=None, strict=False)
+    """Bytes. None: what the machine or its container has."""
+    resources: dict[str, NonNegativeFloat] | None = Field(default=None, strict=False)
+    """What replicas may ask for besides, by names of your own: '{"license": 2}' in a shell."""
+
+    @field_validator("resources", mode="before")
+    @classmethod
+    def _may_be_json(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"must be a JSON object: {error}") from None
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _has_no_options_in_it(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        return _custom(value)
+
+
+class RuntimeEnv(Settings):
+    """What a replica's process runs with, beside the cluster's own environment."""
+
+    env_vars: dict[str, str] | None = None
+    """Environment variables. `${NAME}` in a value is what the variable was before."""
+    working_dir: str | None = None
+    """A folder, or a .zip file, to run in and to import from. Replicas get what is in it when it is
+    deployed."""
+    py_modules: list[str] | None = None
+    """Modules to import: folders of packages, .py files, wheels and .zip files. Replicas get what
+    is in them when they are deployed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_what_ray_has(cls, values: object) -> object:
+        for key in _REFUSED_ENV.keys() & (values if isinstance(values, dict) else {}):
+            raise ValueError(
+                f"{key!r} is refused: {_REFUSED_ENV[key]}; allowed: {', '.join(cls.model_fields)}"
+            )
+        return values
+
+    @field_validator("py_modules", mode="before")
+    @classmethod
+    def _modules_are_their_files(cls, value: object) -> object:
+        return [_module_path(each) for each in value] if isinstance(value, list) else value
+
+    @field_validator("working_dir", "py_modules")
+    @classmethod
+    def _is_local(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for path in [value] if isinstance(value, str) else value or []:
+            if "://" in path:
+                raise ValueError(
+                    "URIs are not fetched: name a folder or file of the machine that deploys"
+                )
+            if not path:
+                raise ValueError("a path may not be empty")
+        return value
+
+
+_INSTALL = "install packages where serving itself is installed"
+_REFUSED_ENV = {
+    "pip": _INSTALL,
+    "uv": _INSTALL,
+    "conda": _INSTALL,
+    "container": "run the whole cluster in one",
+    "image_uri": "run the whole cluster in a container",
+    "py_executable": "replicas run with the Python that runs the cluster",
+    "excludes": ".git, .venv, venv and __pycache__ are left out, and nothing else",
+}
+"""What Ray's runtime_env has besides, and what to do instead."""
+
+
+def _module_path(module: object) -> object:
+    """Where an imported module lies, which may stand in the place of its path."""
+    if not isinstance(module, ModuleType):
+        return module
+    folders = list(getattr(module, "__path__", ()))
+    if len(folders) > 1:
+        raise ValueError(f"module {module.__name__!r} lies in several folders: name them")
+    return folders[0] if folders else module.__file__
+
+
 class ResourceOptions(Settings):
     """`ray_actor_options`: what a replica's process asks for."""
 
     num_cpus: NonNegativeFloat | None = Field(default=None, strict=False)
+    """None: it asks for none."""
     num_gpus: NonNegativeFloat | None = Field(default=None, strict=False)
+    """Whole ones for itself, or, below 1, a share of one."""
     memory: NonNegativeFloat | None = Field(default=None, strict=False)
     """Bytes."""
-    resources: dict[str, float] | None = Field(default=None, strict=False)
-    runtime_env: dict[str, Any] | None = None
-    """`env_vars` sets environment variables of the replica's process."""
+    resources: dict[str, NonNegativeFloat] | None = Field(default=None, strict=False)
+    """Of what the cluster was told to have."""
+    accelerator_type: str | None = None
+    """The kind of GPU, "A100": asks for a machine with the resource `accelerator_type:A100`."""
+    runtime_env: RuntimeEnv | None = None
+    """Environment variables, and files to run with."""
 
-    @field_validator("runtime_env")
+    @field_validator("num_gpus")
     @classmethod
-    def _only_env_vars(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        for key in value or {}:
-            if key != "env_vars":
-                raise ValueError(f"has no {key!r} here; allowed: 'env_vars'")
-        variables = (value or {}).get("env_vars", {})
-        if not isinstance(variables, dict) or not all(
-            isinstance(item, str) for pair in variables.items() for item in pair
-        ):
-            raise ValueError("'env_vars' must be a dict of str to str")
+    def _is_whole_or_a_share(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("above 1 it must be a whole number: a share is of one GPU")
         return value
+
+    @field_validator("resources")
+    @classmethod
+    def _has_no_options_in_it(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        return _custom(value)
+
+
+_BUILT_IN = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+
+def _custom(resources: dict[str, float] | None) -> dict[str, float] | None:
+    for kind in resources or {}:
+        if kind in _BUILT_IN:
+            raise ValueError(f"{kind!r} is no resource of its own: use {_BUILT_IN[kind]!r}")
+    return resources
 
 
 class AutoscalingPolicy(Settings):
@@ -295,6 +400,8 @@ class PlainOptions(Settings):
     """Passed to the object's `reconfigure` method. Anything that JSON can hold."""
     ray_actor_options: ResourceOptions | None = None
     """Resources and environment of each replica."""
+    max_replicas_per_node: PositiveInt | None = None
+    """Replicas that may be on one machine, those that are ending included. None: any number."""
     graceful_shutdown_timeout_s: NonNegativeFloat = Field(default=20.0, strict=False)
     """Seconds that a replica that is stopped may take to finish its requests."""
     graceful_shutdown_wait_loop_s: NonNegativeFloat = Field(default=2.0, strict=False)
@@ -409,8 +516,9 @@ def _explained(model: type[BaseModel], problem: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    if path == ["ray_actor_options"]:
-        return list(ResourceOptions.model_fields)
+    if path and path[0] == "ray_actor_options":
+        inner = RuntimeEnv if path[1:] == ["runtime_env"] else ResourceOptions
+        return list(inner.model_fields)
     if path == ["autoscaling_config"]:
         return list(AutoscalingConfig.model_fields)
     if path == ["autoscaling_config", "policy"]:

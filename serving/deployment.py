@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     max_queued_requests: int
     user_config: Any
     ray_actor_options: dict[str, Any] | None
+    max_replicas_per_node: int | None
     graceful_shutdown_timeout_s: float
     graceful_shutdown_wait_loop_s: float
     health_check_period_s: float

@@ -8,11 +8,15 @@ import importlib
 import inspect
 import json
 import operator
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
+from serving import packages
 from serving.code import capture, dumps, fingerprint, refuse, unportable
 from serving.deployment import Application, Deployment
 from serving.exceptions import CodeNotPortableError
@@ -153,6 +157,7 @@ def _deployment_specs(
 ) -> list[pb.DeploymentSpec]:
     """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
     specs: list[pb.DeploymentSpec] = []
+    files = _Packages()
     for node in graph.nodes:  # grows meanwhile
         calls: dict[str, None] = {}
 
@@ -167,7 +172,10 @@ def _deployment_specs(
         init_args = dumps((node.args, node.kwargs), replace=handle)
         name = graph.name(node)
         deployment = overrides.applied(node.deployment, name)
-        specs.append(_deployment_spec(deployment, name, init_args, list(calls), salt))
+        spec = _deployment_spec(deployment, name, init_args, list(calls))
+        files.add_to(spec, deployment)
+        spec.version = _version(spec, salt)
+        specs.append(spec)
     return specs
 
 
@@ -209,7 +217,7 @@ def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
 
 
 def _deployment_spec(
-    deployment: Deployment[..., Any], name: str, init_args: bytes, calls: list[str], salt: str
+    deployment: Deployment[..., Any], name: str, init_args: bytes, calls: list[str]
 ) -> pb.DeploymentSpec:
     adapter = deployment.config.http_adapter
     spec = pb.DeploymentSpec(
@@ -222,8 +230,40 @@ def _deployment_spec(
         autoscaling_policy=_captured_policy(deployment),
     )
     spec.options.autoscaling_config_json = _autoscaling_json(deployment, spec)
-    spec.version = _version(spec, salt)
     return spec
+
+
+class _Packages:
+    """The files of runtime_envs. What deployments share is read once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[Path, bool], str] = {}
+
+    def add_to(self, spec: pb.DeploymentSpec, deployment: Deployment[..., Any]) -> None:
+        """Raises ValueError, naming the deployment, the option and what is wrong."""
+        resources = deployment.config.ray_actor_options
+        env = resources.runtime_env if resources is not None else None
+        if env is None:
+            return
+        try:
+            option = "working_dir"
+            if env.working_dir is not None:
+                spec.working_dir.CopyFrom(self._package(env.working_dir, is_module=False))
+            option = "py_modules"
+            spec.py_modules.extend(
+                self._package(module, is_module=True) for module in env.py_modules or ()
+            )
+        except packages.PackageError as error:
+            raise ValueError(
+                f"deployment {spec.name!r}: option 'ray_actor_options.runtime_env.{option}': "
+                f"{error}"
+            ) from None
+
+    def _package(self, path: str, *, is_module: bool) -> pb.Package:
+        source = Path(os.path.abspath(os.path.expanduser(path)))
+        if (source, is_module) not in self._digests:
+            self._digests[source, is_module] = packages.digest(source, is_module=is_module)
+        return pb.Package(digest=self._digests[source, is_module], source=str(source))
 
 
 def _captured_policy(deployment: Deployment[..., Any]) -> pb.Code | None:
@@ -280,6 +320,7 @@ def options_message(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:
         blocked_loop_timeout_s=config.blocked_loop_timeout_s,
         rolling_update_percentage=config.rolling_update_percentage,
         max_surge_percent=config.max_surge_percent,
+        max_replicas_per_node=config.max_replicas_per_node or 0,
         ray_actor_options_json=_json(
             config.ray_actor_options and config.ray_actor_options.model_dump(exclude_none=True)
         ),
@@ -291,13 +332,33 @@ def _json(value: object) -> str:
 
 
 def _version(spec: pb.DeploymentSpec, salt: str) -> str:
-    """A hash of all that takes a new process to change."""
+    """A hash of all that takes a new process to change. Files count by what is in them, not by
+    where they are."""
     codes = [spec.code, pb.Code(pickled=spec.init_args), spec.http_adapter]
     digest = hashlib.sha256()
     for part in (
         fingerprint(codes).encode(),
-        spec.options.ray_actor_options_json.encode(),
+        _without_paths(spec.options.ray_actor_options_json).encode(),
+        *(package.digest.encode() for package in (spec.working_dir, *spec.py_modules)),
         salt.encode(),
     ):
         digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest()[:16]
+
+
+def archives(spec: pb.ApplicationSpec) -> dict[str, Callable[[], Iterator[bytes]]]:
+    """What makes the packages of an application, by their digests. Calling one may raise
+    PackageError."""
+    return {
+        package.digest: partial(packages.chunks, Path(package.source), is_module=is_module)
+        for deployment in spec.deployments
+        for is_module, named in ((False, [deployment.working_dir]), (True, deployment.py_modules))
+        for package in named
+    }
+
+
+def _without_paths(ray_actor_options_json: str) -> str:
+    options = json.loads(ray_actor_options_json or "{}")
+    for key in ("working_dir", "py_modules"):
+        options.get("runtime_env", {}).pop(key, None)
+    return _json(options)

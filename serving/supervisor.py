@@ -8,11 +8,11 @@ everything in order. Replicas that a dead controller leaves become its children,
 Only the standard library is imported here: this process is the first thing that `serving.run`
 waits for, and stays for as long as the cluster does.
 
-Settings come as JSON in SERVING_SUPERVISOR_CONFIG: `http_options` and `logging` (see
-`serving.config`), `admin` (absent: no REST API), `state_dir` (absent: a private temporary folder,
-removed in the end), `log` (where its output goes, for others to know) and `ready_fd`. On that
-descriptor it writes a line of JSON once the controller answers, {"controller": address}, and one
-once the proxies serve, {"ready": true, …} — or {"error": "…"}.
+Settings come as JSON in SERVING_SUPERVISOR_CONFIG: `http_options`, `logging` and `node_options`
+(see `serving.config`), `admin` (absent: no REST API), `state_dir` (absent: a private temporary
+folder, removed in the end), `log` (where its output goes, for others to know) and `ready_fd`. On
+that descriptor it writes a line of JSON once the controller answers, {"controller": address}, and
+one once the proxies serve, {"ready": true, …} — or {"error": "…"}.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Supervisor:
         self._logging: dict[str, Any] = config["logging"]
         self._admin: dict[str, Any] | None = config.get("admin")
         self._log: str = config.get("log", "")
+        self._node: dict[str, Any] = config.get("node_options", {})
         self._ready_fd: int | None = config.get("ready_fd")
         self._temporary = "state_dir" not in config
         self.state_dir = Path(config.get("state_dir") or _temporary_folder())
@@ -302,6 +303,7 @@ class Supervisor:
             "http_options": self._http,
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
+            "node_options": self._node,
         }
         process, told = await self._spawn(
             "serving.controller", "SERVING_CONTROLLER_CONFIG", settings

@@ -13,7 +13,7 @@ import typer
 from pydantic import BaseModel
 
 from serving.cli.exit_codes import WrongArgumentError
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig, validated
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, NodeOptions, validated
 
 # The field of a settings class, and the flags that set it.
 HTTP_FLAGS = {
@@ -38,6 +38,13 @@ OWNERS: dict[type[BaseModel], str] = {
     HTTPOptions: "HTTP",
     AdminOptions: "REST API",
     LoggingConfig: "logging",
+    NodeOptions: "machine",
+}
+NODE_FLAGS = {
+    "num_cpus": ("--num-cpus",),
+    "num_gpus": ("--num-gpus",),
+    "memory": ("--memory",),
+    "resources": ("--resources",),
 }
 Command = TypeVar("Command", bound=Callable[..., Any])
 

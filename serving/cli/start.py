@@ -10,18 +10,26 @@ import typer
 
 from serving import api, cluster
 from serving.cli.config_files import read_config
-from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, takes
-from serving.config import ADMIN_TOKEN_VARIABLE, AdminOptions, HTTPOptions, LoggingConfig
+from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, NODE_FLAGS, takes
+from serving.config import (
+    ADMIN_TOKEN_VARIABLE,
+    AdminOptions,
+    HTTPOptions,
+    LoggingConfig,
+    NodeOptions,
+)
 from serving.exceptions import ClusterError
 
 
 @takes(HTTPOptions, "http", HTTP_FLAGS)
 @takes(AdminOptions, "admin", ADMIN_FLAGS)
 @takes(LoggingConfig, "logging", LOGGING_FLAGS)
+@takes(NodeOptions, "node", NODE_FLAGS)
 def start(
     http: HTTPOptions,
     admin: AdminOptions,
     logging: LoggingConfig,
+    node: NodeOptions,
     config: Annotated[
         Path | None,
         typer.Option(help="A config file, for its options of HTTP and logging; flags win."),
@@ -44,7 +52,7 @@ def start(
         http, logging = given.cluster_options(
             http.model_dump(exclude_unset=True), logging.model_dump(exclude_unset=True)
         )
-    settings = cluster.ClusterSettings(http, logging, admin if with_admin else None)
+    settings = cluster.ClusterSettings(http, logging, admin if with_admin else None, node)
     if block:
         cluster.become(settings)
     started = cluster.start_detached(settings)

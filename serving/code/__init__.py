@@ -18,7 +18,7 @@ import io
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from serving.code import blame, loading, references, unportable
@@ -46,12 +46,13 @@ def capture(obj: object) -> Code:
     return Code(pickled=dumps(obj), sys_path=sys_path)
 
 
-def load(code: Code) -> Any:
+def load(code: Code, *, first: Iterable[str] = ()) -> Any:
     """The object that was captured, in a process that is to run it.
 
-    `sys.path` becomes that of the process that captured it, followed by what it had besides.
+    `sys.path` becomes these folders and that of the process that captured it, followed by what it
+    had besides.
     """
-    entries = dict.fromkeys([*code.sys_path, *sys.path])
+    entries = dict.fromkeys([*first, *code.sys_path, *sys.path])
     sys.path[:] = entries
     if code.import_path:
         return references.resolve(code.import_path)

@@ -61,7 +61,9 @@ class RuntimeEnvSchema(_Section, Settings):
     pip: Annotated[Any, Ignored("install these packages where the cluster runs")] = None
     uv: Annotated[Any, Ignored("install these packages where the cluster runs")] = None
     conda: Annotated[Any, Ignored("start the cluster in that environment")] = None
-    excludes: Annotated[list[str] | None, Ignored("nothing is packed or uploaded")] = None
+    excludes: Annotated[
+        list[str] | None, Ignored(".git, .venv, venv and __pycache__ are left out")
+    ] = None
     config: Annotated[Any, Ignored("there is no runtime_env to be set up")] = None
 
     @field_validator("working_dir")
@@ -80,14 +82,6 @@ class RayActorOptionsSchema(_Section, ResourceOptions):
 
     runtime_env: RuntimeEnvSchema | None = None  # type: ignore[assignment]
     """What its process finds around it; wins over the application's."""
-
-    @field_validator("runtime_env")
-    @classmethod
-    def _only_env_vars(cls, value: Any) -> Any:
-        """In place of the check of the same name: a section of its own knows its keys."""
-        return value
-
-    accelerator_type: Annotated[str | None, Ignored("all replicas run on this machine")] = None
 
 
 class LoggingConfigSchema(_Section, LoggingConfig):

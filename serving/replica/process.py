@@ -128,12 +128,14 @@ class ReplicaProcess:
     # The steps of its life.
 
     def _load(self) -> UserCode:
-        deployment = self._spec.deployment
-        target = code.load(deployment.code)
+        deployment, folders = self._spec.deployment, self._spec.import_folders
+        if self._spec.working_dir:
+            os.chdir(self._spec.working_dir)
+        target = code.load(deployment.code, first=folders)
         args, kwargs = code.loads(deployment.init_args)
         adapter: Any = None
         if deployment.HasField("http_adapter"):
-            adapter = code.load(deployment.http_adapter)
+            adapter = code.load(deployment.http_adapter, first=folders)
         return UserCode(target, args, kwargs, adapter)
 
     async def _serve(self, service: DataService) -> None:

@@ -16,8 +16,16 @@ class Code(_message.Message):
     sys_path: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, import_path: _Optional[str] = ..., pickled: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Package(_message.Message):
+    __slots__ = ("digest", "source")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    source: str
+    def __init__(self, digest: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+
 class DeploymentOptions(_message.Message):
-    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s", "autoscaling_config_json")
+    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s", "autoscaling_config_json", "max_replicas_per_node")
     NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +39,7 @@ class DeploymentOptions(_message.Message):
     MAX_SURGE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_LOOP_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    MAX_REPLICAS_PER_NODE_FIELD_NUMBER: _ClassVar[int]
     num_replicas: int
     max_ongoing_requests: int
     max_queued_requests: int
@@ -44,10 +53,11 @@ class DeploymentOptions(_message.Message):
     max_surge_percent: float
     blocked_loop_timeout_s: float
     autoscaling_config_json: str
-    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ...) -> None: ...
+    max_replicas_per_node: int
+    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ..., max_replicas_per_node: _Optional[int] = ...) -> None: ...
 
 class DeploymentSpec(_message.Message):
-    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy")
+    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy", "working_dir", "py_modules")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     INIT_ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +66,8 @@ class DeploymentSpec(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIR_FIELD_NUMBER: _ClassVar[int]
+    PY_MODULES_FIELD_NUMBER: _ClassVar[int]
     name: str
     code: Code
     init_args: bytes
@@ -64,7 +76,9 @@ class DeploymentSpec(_message.Message):
     version: str
     calls: _containers.RepeatedScalarFieldContainer[str]
     autoscaling_policy: Code
-    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
+    working_dir: Package
+    py_modules: _containers.RepeatedCompositeFieldContainer[Package]
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ..., working_dir: _Optional[_Union[Package, _Mapping]] = ..., py_modules: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
 
 class ApplicationSpec(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback", "config_json")
@@ -89,10 +103,24 @@ class DeployRequest(_message.Message):
     def __init__(self, application: _Optional[_Union[ApplicationSpec, _Mapping]] = ...) -> None: ...
 
 class DeployResponse(_message.Message):
-    __slots__ = ("generation",)
+    __slots__ = ("generation", "missing")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     generation: int
-    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generation: _Optional[int] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UploadRequest(_message.Message):
+    __slots__ = ("digest", "data")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    data: bytes
+    def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("application",)
@@ -371,7 +399,7 @@ class ShutdownResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReplicaSpec(_message.Message):
-    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address")
+    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address", "working_dir", "import_folders", "node", "gpus")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
@@ -380,6 +408,10 @@ class ReplicaSpec(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIR_FIELD_NUMBER: _ClassVar[int]
+    IMPORT_FOLDERS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     application: str
     replica_id: str
     deployment: DeploymentSpec
@@ -388,4 +420,8 @@ class ReplicaSpec(_message.Message):
     address: str
     control_address: str
     controller_address: str
-    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ...) -> None: ...
+    working_dir: str
+    import_folders: _containers.RepeatedScalarFieldContainer[str]
+    node: str
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ..., working_dir: _Optional[str] = ..., import_folders: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -39,6 +39,11 @@ class ControllerStub(object):
                 request_serializer=serving_dot_v1_dot_controller__pb2.DeployRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_controller__pb2.DeployResponse.FromString,
                 _registered_method=True)
+        self.Upload = channel.stream_unary(
+                '/serving.v1.Controller/Upload',
+                request_serializer=serving_dot_v1_dot_controller__pb2.UploadRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_controller__pb2.UploadResponse.FromString,
+                _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/serving.v1.Controller/Delete',
                 request_serializer=serving_dot_v1_dot_controller__pb2.DeleteRequest.SerializeToString,
@@ -86,6 +91,13 @@ class ControllerServicer(object):
 
     def Deploy(self, request, context):
         """Sets the target state of one application. The same again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Upload(self, request_iterator, context):
+        """Keeps a package. The same again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +167,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     request_deserializer=serving_dot_v1_dot_controller__pb2.DeployRequest.FromString,
                     response_serializer=serving_dot_v1_dot_controller__pb2.DeployResponse.SerializeToString,
             ),
+            'Upload': grpc.stream_unary_rpc_method_handler(
+                    servicer.Upload,
+                    request_deserializer=serving_dot_v1_dot_controller__pb2.UploadRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_controller__pb2.UploadResponse.SerializeToString,
+            ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
                     request_deserializer=serving_dot_v1_dot_controller__pb2.DeleteRequest.FromString,
@@ -223,6 +240,33 @@ class Controller(object):
             '/serving.v1.Controller/Deploy',
             serving_dot_v1_dot_controller__pb2.DeployRequest.SerializeToString,
             serving_dot_v1_dot_controller__pb2.DeployResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/serving.v1.Controller/Upload',
+            serving_dot_v1_dot_controller__pb2.UploadRequest.SerializeToString,
+            serving_dot_v1_dot_controller__pb2.UploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,7 +67,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster_running(folder: Path, **http_options: Any) -> Iterator[Cluster]:
+def cluster_running(
+    folder: Path, *, node_options: dict[str, Any] | None = None, **http_options: Any
+) -> Iterator[Cluster]:
     """A cluster of one's own on a free port, apart from all others, that logs into files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SERVING_ADDRESS", raising=False)
@@ -78,6 +80,7 @@ def cluster_running(folder: Path, **http_options: Any) -> Iterator[Cluster]:
             started = serving.start(
                 http_options={"port": 0, **http_options},
                 logging_config={"logs_dir": str(logs_dir)},
+                node_options=node_options,
             )
             yield Cluster(started.http_port, logs_dir)
         finally:

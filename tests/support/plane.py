@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
 from serving.controller.reconciler import Reconciler
 from serving.controller.replica import Surroundings
@@ -102,6 +103,7 @@ class Plane:
             self.engine,
             folder,
             "unix:/controller",
+            PackageStore(folder / "packages"),
             connect=lambda address: partial(self.engine.control, address),
         )
         self.anew()

@@ -8,8 +8,15 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from serving.cli.exit_codes import ExitCode, WrongArgumentError, code_of
-from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, OWNERS, takes
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig
+from serving.cli.options import (
+    ADMIN_FLAGS,
+    HTTP_FLAGS,
+    LOGGING_FLAGS,
+    NODE_FLAGS,
+    OWNERS,
+    takes,
+)
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, NodeOptions
 from serving.exceptions import ClusterError, DeploymentFailedError
 
 got: list[tuple[HTTPOptions, LoggingConfig, str]] = []
@@ -56,13 +63,14 @@ def test_wrong_value_names_the_option_and_is_a_usage_error() -> None:
     assert code_of(caught.value) is ExitCode.USAGE
 
 
-@pytest.mark.parametrize("flags", [HTTP_FLAGS, LOGGING_FLAGS, ADMIN_FLAGS])
+@pytest.mark.parametrize("flags", [HTTP_FLAGS, LOGGING_FLAGS, ADMIN_FLAGS, NODE_FLAGS])
 def test_every_setting_has_its_flag(flags: dict[str, object]) -> None:
     """A field that is added to the settings gets one too, or a reason why not stands here."""
     known: dict[type[BaseModel], object] = {
         HTTPOptions: HTTP_FLAGS,
         LoggingConfig: LOGGING_FLAGS,
         AdminOptions: ADMIN_FLAGS,
+        NodeOptions: NODE_FLAGS,
     }
     assert known.keys() == OWNERS.keys()
     (model,) = (model for model, own in known.items() if own is flags)

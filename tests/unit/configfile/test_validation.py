@@ -66,7 +66,6 @@ def test_file_for_ray_serve_is_taken_and_says_what_has_no_effect(tmp_path: Path)
     warnings = sorted(lines(map(document.located, ignored(found)), "config.yaml"))
     assert [line.partition(": has no effect")[0] for line in warnings] == [
         "config.yaml:14:17: applications[0].runtime_env.pip",
-        "config.yaml:27:7: applications[0].deployments[0].ray_actor_options.accelerator_type",
         "config.yaml:28:5: applications[0].deployments[0].placement_group_bundles",
         "config.yaml:29:5: applications[0].deployments[0].placement_group_strategy",
         "config.yaml:30:5: applications[0].deployments[0].logging_config",

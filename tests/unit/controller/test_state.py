@@ -13,7 +13,7 @@ from serving.controller.state import ApplicationState, DeploymentState
 from serving.controller.store import ReplicaRecord
 
 RUNNING, STOPPING = ReplicaState.RUNNING, ReplicaState.STOPPING
-AROUND = Surroundings(sentinel.engine, Path("/state"), "unix:/controller")
+AROUND = Surroundings(sentinel.engine, Path("/state"), "unix:/controller", sentinel.packages)
 
 
 def caller(*calls: str, state: ReplicaState = RUNNING) -> Replica:

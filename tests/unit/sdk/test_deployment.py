@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +112,11 @@ def test_deployment_stays_an_ordinary_class() -> None:
             {"ray_actor_options": {"num_cpu": 1}},
             "unknown option 'ray_actor_options.num_cpu' .did you mean 'num_cpus'",
         ),
+        (
+            {"ray_actor_options": {"runtime_env": {"workdir": "."}}},
+            "unknown option 'ray_actor_options.runtime_env.workdir' .did you mean 'working_dir'.*"
+            "allowed: env_vars, working_dir, py_modules",
+        ),
     ],
 )
 def test_unknown_option_is_named_with_its_neighbours(options: Any, message: str) -> None:
@@ -127,8 +135,24 @@ def test_unknown_option_is_named_with_its_neighbours(options: Any, message: str)
         ({"user_config": object()}, "'user_config': must be what JSON can hold"),
         ({"health_check_period_s": "often"}, "'health_check_period_s'.*got 'often'"),
         ({"http_adapter": 3}, "'http_adapter'"),
-        ({"ray_actor_options": {"runtime_env": {"pip": ["x"]}}}, "has no 'pip' here"),
-        ({"ray_actor_options": {"runtime_env": {"env_vars": {"A": 1}}}}, "dict of str to str"),
+        (
+            {"ray_actor_options": {"runtime_env": {"pip": ["x"]}}},
+            "'ray_actor_options.runtime_env': 'pip' is refused: install packages where serving "
+            "itself is installed; allowed: env_vars, working_dir, py_modules",
+        ),
+        (
+            {"ray_actor_options": {"runtime_env": {"env_vars": {"A": 1}}}},
+            r"'ray_actor_options.runtime_env.env_vars.A': .*valid string; got 1",
+        ),
+        (
+            {"ray_actor_options": {"runtime_env": {"working_dir": "s3://bucket/code.zip"}}},
+            r"runtime_env.working_dir': URIs are not fetched: name a folder or file of the "
+            "machine that deploys; got 's3://bucket/code.zip'",
+        ),
+        (
+            {"ray_actor_options": {"runtime_env": {"py_modules": ["https://host/m.zip"]}}},
+            "runtime_env.py_modules': URIs are not fetched",
+        ),
         ({"name": "a#b"}, "name must be a string without"),
         ({"name": 3}, "name must be a string without"),
     ],
@@ -219,6 +243,16 @@ def test_newer_names_of_factors_win(factors: Any, expected: tuple[float, float])
     config = serving.AutoscalingConfig(**factors)
 
     assert (config.get_upscaling_factor(), config.get_downscaling_factor()) == expected
+
+
+def test_modules_stand_for_where_they_lie() -> None:
+    modules = {"runtime_env": {"py_modules": [json, textwrap]}}
+    config = serving.deployment(ray_actor_options=modules)(Model).config
+
+    assert config.ray_actor_options is not None
+    env = config.ray_actor_options.runtime_env
+    assert env is not None
+    assert env.py_modules == [str(Path(json.__file__).parent), textwrap.__file__]
 
 
 def test_all_mistakes_are_told_at_once() -> None:

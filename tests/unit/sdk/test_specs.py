@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,7 @@ IN_PLACE = {
     "blocked_loop_timeout_s": 2,
     "rolling_update_percentage": 1,
     "max_surge_percent": 1,
+    "max_replicas_per_node": 2,
 }
 WITH_A_NEW_PROCESS = {"ray_actor_options": {"num_cpus": 1}, "http_adapter": adapter}
 
@@ -141,3 +143,49 @@ def test_version_changes_with_the_arguments_and_the_code() -> None:
 
     assert spec_of(1).version == spec_of(1).version != spec_of(2).version
     assert version(Local) == version(Local) != version(Other)
+
+
+def with_files(**runtime_env: Any) -> pb.DeploymentSpec:
+    return spec_of(ray_actor_options={"runtime_env": runtime_env})
+
+
+def test_version_changes_with_what_is_in_the_files(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("x = 1")
+    before = with_files(working_dir=str(tmp_path)), with_files(py_modules=[str(module)])
+    assert with_files(working_dir=str(tmp_path)).version == before[0].version
+
+    module.write_text("x = 2")
+
+    assert with_files(working_dir=str(tmp_path)).version != before[0].version
+    assert with_files(py_modules=[str(module)]).version != before[1].version
+
+
+def test_version_stays_where_the_same_files_lie_elsewhere(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.py").write_text("x = 1")
+
+    one, other = (with_files(working_dir=str(tmp_path / name)) for name in ("one", "other"))
+
+    assert one.version == other.version
+    assert other.working_dir.source == str(tmp_path / "other")
+
+
+def test_paths_of_files_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert with_files(working_dir="code").working_dir.source == str(tmp_path / "code")
+    assert with_files(working_dir="~/code").working_dir.source == str(tmp_path / "code")
+
+
+@pytest.mark.parametrize("option", ["working_dir", "py_modules"])
+def test_files_that_are_missing_are_told_with_the_deployment(option: str) -> None:
+    path = "/no/such/folder"
+    message = (
+        rf"deployment '\w+': option 'ray_actor_options.runtime_env.{option}': {path} does not exist"
+    )
+    with pytest.raises(ValueError, match=message):
+        with_files(**{option: path if option == "working_dir" else [path]})
