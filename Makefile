@@ -72,9 +72,6 @@ test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the ol
 soak: .venv/.installed  ## Run the tests that take minutes
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
-soak: .venv/.installed  ## Run the tests that take minutes
-	$(BIN)/pytest -m soak $(PYTEST_ARGS)
-
 bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/handles.py
