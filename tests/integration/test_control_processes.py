@@ -339,7 +339,7 @@ def test_port_of_a_script_is_told_with_the_script(
         monkeypatch.setenv("SERVING_HTTP_PORT", port)
 
         with pytest.raises(
-            ClusterError, match=rf" by process {process.pid} \(.*app\.py\); .*--port"
+            ClusterError, match=rf" by process {process.pid} \(.*app\.py\); .*--http-port"
         ):
             serving.run(hello.bind())
 
