@@ -166,12 +166,13 @@ def test_no_descriptors_stay_behind(arrays: Handle) -> None:
     array = np.ones(2_000_000, np.uint8)
     arrays.remote(array).result(TIMEOUT_S)
     until(lambda: shared_bytes(script, replica) == 0)
+    # What earlier tests left to be closed may be among these, and go meanwhile.
     before = open_files(script), open_files(replica)
 
     kept = [arrays.remote(array).result(TIMEOUT_S) for _ in range(20)]
 
     assert len(kept) == 20
-    assert until(lambda: (open_files(script), open_files(replica)) == before)
+    assert until(lambda: open_files(script) <= before[0] and open_files(replica) <= before[1])
 
 
 def test_killed_replica_frees_memory_and_fails_the_call(cluster: Cluster, tmp_path: Path) -> None:
