@@ -29,7 +29,7 @@ from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server
 from tests.integration.apps.payloads import Arrays, Relay
 from tests.support.cluster import Cluster
 from tests.support.control import until
-from tests.support.processes import replicas, spec_of
+from tests.support.processes import replicas, settled, spec_of
 
 TIMEOUT_S = 20.0
 SIZE = 100_000_000
@@ -166,8 +166,8 @@ def test_no_descriptors_stay_behind(arrays: Handle) -> None:
     array = np.ones(2_000_000, np.uint8)
     arrays.remote(array).result(TIMEOUT_S)
     until(lambda: shared_bytes(script, replica) == 0)
-    # What earlier tests left to be closed may be among these, and go meanwhile.
-    before = open_files(script), open_files(replica)
+    # What earlier tests left to be closed goes meanwhile, and must not hide what stays.
+    before = settled(lambda: open_files(script)), settled(lambda: open_files(replica))
 
     kept = [arrays.remote(array).result(TIMEOUT_S) for _ in range(20)]
 
