@@ -115,6 +115,7 @@ async def serve(config: dict[str, Any]) -> None:
         await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
         if not loop_task.done():
             service.is_shutting_down = True
+            sweeping.cancel()  # what comes back needs its packages
             proxies = set(config.get("proxies", []))
             if not orphaned.is_set():
                 await _first(_end_in_order(reconciler, publisher, proxies), orphaned.wait())

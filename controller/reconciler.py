@@ -208,7 +208,7 @@ class Reconciler:
     def delete(self, name: str) -> bool:
         """Stops an application; returns whether there was one. Raises StoreError."""
         state = self._applications.get(name)
-        if state is None or state.deleting:
+        if state is None or (state.deleting and not state.comes_back):
             return False
         log.info("application %r: deleting", name)
         self._remove(state)
@@ -803,7 +803,8 @@ class Reconciler:
         if state.deleting and not state.deployments:
             del self._applications[state.name]
             self._waiting.pop(state.name, None)
-            self._news.remove_application(state.name)
+            if not state.comes_back:
+                self._news.remove_application(state.name)
             self._wake.set()
             self.statuses.pop(state.name, None)
             log.debug("application %r: deleted", state.name)
@@ -825,8 +826,25 @@ class Reconciler:
 
     # The end
 
+    def forget_all(self) -> None:
+        """No application is to come back when the cluster has ended; until then they run."""
+        try:
+            self._store.commit(
+                Changes(
+                    applications=tuple(
+                        replace(state.record, deleting=True)
+                        for state in self._applications.values()
+                    )
+                )
+            )
+        except StoreError as error:  # tried again as each of them ends
+            log.error("%s", error)
+        for state in self._applications.values():
+            state.comes_back = False
+
     async def shut_down(self, *, spent_s: float = 0.0) -> None:
-        """Deletes every application and returns when no replica is left.
+        """Ends every application and returns when no replica is left. The store keeps those that
+        are to come back.
 
         `spent_s`: how much of their grace the replicas had already.
         """
@@ -835,12 +853,9 @@ class Reconciler:
             replica.grace_s = max(0.0, replica.grace_s - spent_s)
         for state in list(self._applications.values()):
             if not state.deleting:
-                try:
-                    self._remove(state)
-                except StoreError as error:  # it may come back with the next cluster
-                    log.error("%s", error)
-                    state.delete()
-                    self._touch(state.name)
+                state.end()
+                self._note_status(state)
+                self._touch(state.name)
         self._wake.set()
         await self._idle.wait()
         with contextlib.suppress(StoreError):

@@ -46,8 +46,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         self.is_shutting_down = False
 
     async def Deploy(self, request: pb.DeployRequest, context: Any) -> pb.DeployResponse:
-        if self.is_shutting_down:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
+        await self._refuse_at_the_end(context)
         if missing := self._packages.missing(digests(request.application.deployments)):
             return pb.DeployResponse(missing=missing)
         try:
@@ -81,6 +80,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         return pb.DeleteResponse(existed=existed)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
+        await self._refuse_at_the_end(context)
         try:
             generation = self._reconciler.roll_back(request.application, request.generation)
         except NoVersionError as error:
@@ -160,8 +160,15 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         return pb.ReplicaReportResponse(unwanted=not wanted)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:
-        self._on_shutdown()
+        self._reconciler.forget_all()
+        if not self.is_shutting_down:
+            self.is_shutting_down = True
+            self._on_shutdown()
         return pb.ShutdownResponse()
+
+    async def _refuse_at_the_end(self, context: Any) -> None:
+        if self.is_shutting_down:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
 
 
 async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:

@@ -113,7 +113,10 @@ class ApplicationState:
     # Of the version that was complete last; 0: none.
     serving_generation: int = 0
     deployments: dict[str, DeploymentState] = field(default_factory=dict)
+    # Nothing of it is to run any more.
     deleting: bool = False
+    # The next cluster in this state folder is to bring it back, if this one ends.
+    comes_back: bool = True
     # Why its record could not be read; then nothing else is known of it.
     broken: str = ""
     # Why its next steps have to wait.
@@ -144,7 +147,9 @@ class ApplicationState:
     @property
     def record(self) -> ApplicationRecord:
         """What the store keeps of it, beside its versions."""
-        return ApplicationRecord(self.name, self.generation, self.serving_generation, self.deleting)
+        return ApplicationRecord(
+            self.name, self.generation, self.serving_generation, deleting=not self.comes_back
+        )
 
     @property
     def has_failed(self) -> bool:
@@ -162,6 +167,7 @@ class ApplicationState:
         once gives way to nothing: it worked."""
         return (
             not (self.deleting or self.broken or self.version.instead_of)
+            and self.comes_back
             and self.spec.auto_rollback
             and self.serving is not None
             and self.has_failed
@@ -206,7 +212,7 @@ class ApplicationState:
             del self.versions[generation]
         self.versions[version.generation] = version
         self.generation = version.generation
-        self.deleting = False
+        self.deleting, self.comes_back = False, True
         self.broken = ""
         for spec in version.spec.deployments:
             state = self.deployments.get(spec.name)
@@ -235,6 +241,12 @@ class ApplicationState:
         self._drop_unwanted()
 
     def delete(self) -> None:
+        """It ends, for good."""
+        self.comes_back = False
+        self.end()
+
+    def end(self) -> None:
+        """It ends with its cluster."""
         self.deleting = True
         self.waits_for = ""
         self.serving_generation = 0

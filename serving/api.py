@@ -267,8 +267,8 @@ def rollback(name: str = "default") -> None:
 
 
 def shutdown() -> None:
-    """Ends the cluster, letting requests finish. Does nothing where none runs. Not within a
-    replica."""
+    """Ends the cluster and deletes its applications, letting requests finish. Does nothing where
+    none runs. Not within a replica."""
     _refuse_in_replica("shutdown")
     if (here := _local_cluster()) is not None:
         here.close()

@@ -8,7 +8,7 @@ from serving import api, cluster
 
 
 def shutdown() -> None:
-    """End the cluster, letting requests finish."""
+    """End the cluster and delete its applications, letting requests finish."""
     if cluster.find() is None:
         typer.echo("No cluster runs")
         return

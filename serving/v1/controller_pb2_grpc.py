@@ -153,7 +153,7 @@ class ControllerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Shutdown(self, request, context):
-        """Ends the applications; the supervisor ends the processes.
+        """Ends the cluster, and deletes its applications; the supervisor ends the processes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -194,7 +194,7 @@ def test_second_controller_on_one_folder_is_refused_and_nothing_is_lost(cluster:
     assert get().text == "one"
 
 
-def test_cluster_that_was_killed_comes_back_with_its_applications(
+def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_down(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     isolate(monkeypatch, tmp_path)
@@ -203,19 +203,26 @@ def test_cluster_that_was_killed_comes_back_with_its_applications(
     def started() -> None:
         subprocess.run([command, "start", "--port", "0"], check=True, timeout=DEADLINE_S)
 
+    def ended_by(number: signal.Signals, within_s: float) -> None:
+        supervisor = json.loads((tmp_path / "state" / "cluster.json").read_text())["pid"]
+        everyone = [psutil.Process(supervisor), *descendants(supervisor)]
+        os.kill(supervisor, number)
+        assert not still_running(everyone, within_s=within_s)
+
     started()
     try:
         serving.run(Versioned.bind("one"))
-        supervisor = json.loads((tmp_path / "state" / "cluster.json").read_text())["pid"]
-        everyone = [psutil.Process(supervisor), *descendants(supervisor)]
-        os.kill(supervisor, signal.SIGKILL)
-        assert not still_running(everyone, within_s=2.0)
-        with pytest.raises(ClusterError):
-            serving.delete("default")
+        serving.run(Versioned.bind("two"), name="two", route_prefix="/two")
+        serving.delete("two")
+        for number, within_s in ((signal.SIGKILL, 2.0), (signal.SIGTERM, DEADLINE_S)):
+            ended_by(number, within_s)
+            with pytest.raises(ClusterError):
+                serving.delete("default")
 
-        started()
-        until(lambda: serving.status().applications["default"].status == "RUNNING")
-        assert get().text == "one"
+            started()
+            assert get().text == "one"  # it waits for the first replica
+            until(lambda: serving.status().applications["default"].status == "RUNNING")
+            assert serving.status().applications.keys() == {"default"}
     finally:
         subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
     started()

@@ -261,3 +261,47 @@ async def test_next_controller_goes_on_with_as_many_replicas_as_the_load_led_to(
 
     assert len(world.endpoints()) == 3
     assert world.status().deployments[0].target_num_replicas == 3
+
+
+async def test_applications_come_back_unless_the_cluster_was_to_forget_them(world: World) -> None:
+    await world.start()
+    world.deploy()
+    await world.until(lambda: world.status().status == "RUNNING")
+
+    await world.reconciler.shut_down()
+    assert not world.engine.running
+    assert not world.store.load().replicas
+    await world.start()
+    await world.until(lambda: world.status().status == "RUNNING")
+    assert world.status().generation == 1
+
+    world.reconciler.forget_all()
+    assert world.status().status == "RUNNING"
+    await world.reconciler.shut_down()
+    assert not world.store.load().applications
+
+
+async def test_cluster_that_is_killed_once_it_was_to_forget_its_applications_deletes_them(
+    world: World,
+) -> None:
+    await world.start()
+    world.deploy()
+    await world.until(lambda: world.status().status == "RUNNING")
+    world.reconciler.forget_all()
+
+    await world.start()
+    await world.until(lambda: not world.reconciler.statuses and not world.engine.running)
+    assert not world.store.load().applications
+
+
+async def test_application_is_deleted_while_the_cluster_ends(world: World) -> None:
+    await world.start()
+    world.deploy()
+    await world.until(lambda: world.status().status == "RUNNING")
+
+    ending = asyncio.create_task(world.reconciler.shut_down())
+    await asyncio.sleep(0)
+    assert world.reconciler.delete("app")
+    assert not world.reconciler.delete("app")
+    await ending
+    assert not world.store.load().applications
