@@ -191,10 +191,12 @@ class RuntimeEnv(Settings):
     @model_validator(mode="before")
     @classmethod
     def _has_what_ray_has(cls, values: object) -> object:
-        for key in _REFUSED_ENV.keys() & (values if isinstance(values, dict) else {}):
-            raise ValueError(
-                f"{key!r} is refused: {_REFUSED_ENV[key]}; allowed: {', '.join(cls.model_fields)}"
-            )
+        for key in values if isinstance(values, dict) else ():
+            if key in RAY_ENV_ONLY and key not in cls.model_fields:
+                raise ValueError(
+                    f"{key!r} is refused: {RAY_ENV_ONLY[key]}; allowed: "
+                    f"{', '.join(RuntimeEnv.model_fields)}"
+                )
         return values
 
     @field_validator("py_modules", mode="before")
@@ -216,7 +218,7 @@ class RuntimeEnv(Settings):
 
 
 _INSTALL = "install packages where serving itself is installed"
-_REFUSED_ENV = {
+RAY_ENV_ONLY = {
     "pip": _INSTALL,
     "uv": _INSTALL,
     "conda": _INSTALL,

@@ -15,11 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serving.config import (
+    RAY_ENV_ONLY,
     AutoscalingConfig,
     HTTPOptions,
     LoggingConfig,
     PlainOptions,
     ResourceOptions,
+    RuntimeEnv,
     Settings,
 )
 from serving.names import check_application_name, check_deployment_name, check_route_prefix
@@ -48,39 +50,21 @@ class _Section(BaseModel):
         return {k: v for k, v in values.items() if v is not None or k not in meaningless}
 
 
-class RuntimeEnvSchema(_Section, Settings):
-    """What the process of a replica finds around it."""
+class RuntimeEnvSchema(_Section, RuntimeEnv):
+    """What the process of a replica finds around it. Relative paths are meant from the folder of
+    the config file."""
 
-    env_vars: dict[str, str] = {}
-    """Environment variables, by their names."""
-    working_dir: str | None = None
-    """A folder on this machine that modules are imported from, and in which the process runs. A
-    relative one is meant from the folder of the config file."""
-    py_modules: list[str] = []
-    """Folders or files of modules that can be imported, likewise."""
-    pip: Annotated[Any, Ignored("install these packages where the cluster runs")] = None
-    uv: Annotated[Any, Ignored("install these packages where the cluster runs")] = None
-    conda: Annotated[Any, Ignored("start the cluster in that environment")] = None
-    excludes: Annotated[
-        list[str] | None, Ignored(".git, .venv, venv and __pycache__ are left out")
-    ] = None
+    pip: Annotated[Any, Ignored(RAY_ENV_ONLY["pip"])] = None
+    uv: Annotated[Any, Ignored(RAY_ENV_ONLY["uv"])] = None
+    conda: Annotated[Any, Ignored(RAY_ENV_ONLY["conda"])] = None
+    excludes: Annotated[list[str] | None, Ignored(RAY_ENV_ONLY["excludes"])] = None
     config: Annotated[Any, Ignored("there is no runtime_env to be set up")] = None
-
-    @field_validator("working_dir")
-    @classmethod
-    def _local_folder(cls, value: str | None) -> str | None:
-        return None if value is None else _local(value)
-
-    @field_validator("py_modules")
-    @classmethod
-    def _local_modules(cls, value: list[str]) -> list[str]:
-        return [_local(module) for module in value]
 
 
 class RayActorOptionsSchema(_Section, ResourceOptions):
     """What a replica's process asks for."""
 
-    runtime_env: RuntimeEnvSchema | None = None  # type: ignore[assignment]
+    runtime_env: RuntimeEnvSchema | None = None
     """What its process finds around it; wins over the application's."""
 
 
@@ -261,9 +245,3 @@ def given(section: BaseModel) -> dict[str, Any]:
 def _checked(check: Any, value: str) -> str:
     check(value)
     return value
-
-
-def _local(path: str) -> str:
-    if "://" in path:
-        raise ValueError("must be a folder on this machine: unpack it there, and name that")
-    return path
