@@ -6,8 +6,9 @@ there are to be, so that those that start count as capacity.
 
 Up: the load of the last `upscale_delay_s` (of the look-back period, where that is shorter) has
 asked for more all that time. So what is looked at is the load that asked, not the quiet before it.
-Down: less was asked for all through `downscale_delay_s` and the look-back period, and what was
-asked for at most in the look-back period is kept: never to where that load would lead up again.
+Down: less was asked for all through `downscale_delay_s`, or the look-back period and the time of
+one aggregate where these are longer, and what was asked for at most in that time is kept. So a load
+that comes back within it, in whatever shape, keeps what it needs; one that stays down is followed.
 From zero: the first request that is queued is enough, and what joins it changes nothing until a
 replica is there. To zero: no request for `downscale_to_zero_delay_s`.
 """
@@ -23,7 +24,7 @@ from serving.config import AutoscalingConfig
 
 _ROUNDING = 1e-9
 _GRAINS = 200
-"""Moments of a look-back period that are told apart."""
+"""Moments of a period that are told apart."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,26 @@ class Series:
         return choose(value for duration, value in spans if duration > 0)
 
 
+class Peak:
+    """The largest number of the last while, to a grain of it."""
+
+    def __init__(self) -> None:
+        # Each is less than those before it: what a later, larger number outdid is forgotten.
+        self._points: deque[tuple[float, float]] = deque()
+
+    def over(self, period_s: float, value: float, now: float) -> float:
+        """Takes in `value`, which it is now; gives the largest of the last period."""
+        points, grain_s = self._points, period_s / _GRAINS
+        while points and points[-1][1] <= value:
+            points.pop()
+        at = math.ceil(now / grain_s) * grain_s
+        if not points or points[-1][0] < at:
+            points.append((at, value))
+        while points[0][0] < now - period_s:
+            points.popleft()
+        return points[0][1]
+
+
 class Autoscaler:
     """Decides for one deployment."""
 
@@ -104,8 +125,8 @@ class Autoscaler:
         self._loads: dict[Hashable, Load] = {}
         self._series = Series(now)
         self._idle_since: float | None = now
-        # What was asked for, over the look-back period.
-        self._asked: deque[tuple[float, float]] = deque()
+        # The most that was asked for, all through the time that a step down looks at.
+        self._asked = Peak()
         # Since when it was always more, or less, than there is to be.
         self._more_since: float | None = None
         self._less_since: float | None = None
@@ -168,8 +189,14 @@ class Autoscaler:
     @property
     def _fall_s(self) -> float:
         """For how long less must have been asked for."""
+        return self._kept_s + self._rise_s
+
+    @property
+    def _kept_s(self) -> float:
+        """For how long what was asked for is kept: the aggregates of this time are those that
+        know nothing of what was before `_fall_s`."""
         config = self.config
-        return max(config.downscale_delay_s, config.look_back_period_s + self._rise_s)
+        return max(config.downscale_delay_s - self._rise_s, config.look_back_period_s)
 
     @property
     def _idle_s(self) -> float:
@@ -196,7 +223,7 @@ class Autoscaler:
         decision = None
         if not math.isnan(asked):
             asked = max(0.0, asked)
-            peak = self._peak(asked, now)
+            peak = self._asked.over(self._kept_s, asked, now)
             decision = (
                 self._up(target, asked, running, by_load, now)
                 or self._down(target, asked, peak, by_load, now)
@@ -222,14 +249,6 @@ class Autoscaler:
         step = max(1, math.ceil(self.config.get_upscaling_factor() - _ROUNDING))
         count = min(step, self.config.max_replicas)
         return Decision(count, "a request waits, and there is no replica")
-
-    def _peak(self, asked: float, now: float) -> float:
-        """The most that was asked for within the look-back period."""
-        begin = now - self.config.look_back_period_s
-        self._asked.append((now, asked))
-        while self._asked[0][0] < begin:
-            self._asked.popleft()
-        return max(value for _, value in self._asked)
 
     def _up(
         self, target: int, asked: float, running: int, by_load: bool, now: float
@@ -266,8 +285,10 @@ class Autoscaler:
             return None
         step = config.get_downscaling_factor() * (target - peak)
         count = max(least, min(target - 1, math.ceil(target - step - _ROUNDING)))
-        what = self._what(peak, by_load, f"at most in {config.look_back_period_s:g} s")
-        return Decision(count, f"{what}, and no more than that for {self._fall_s:g} s")
+        span = f"the most in {self._fall_s:g} s"
+        if by_load:
+            span += f", {config.aggregation_function} of {self._rise_s:g} s"
+        return Decision(count, self._what(peak, by_load, span))
 
     def _to_zero(self, target: int, by_load: bool, asked: float, now: float) -> Decision | None:
         if target != 1 or self.config.min_replicas or not self._is_idle(now):
