@@ -141,7 +141,7 @@ class Cluster:
         replica = read(Path(spec.args[0]))
         process = self.running[replica.control_address] = Process(replica)
         process.code.add_done_callback(lambda _: self.running.pop(replica.control_address))
-        asyncio.get_running_loop().call_soon(self.reconciler.report, replica.replica_id, "")
+        asyncio.get_running_loop().call_soon(self.reconciler.events.report, replica.replica_id, "")
         return process
 
     def adopt(self, identity: str) -> Process | None:
@@ -187,7 +187,7 @@ class Cluster:
         )
         deployment = pb.DeploymentSpec(name="D", version=f"v{version}", options=options)
         name = f"app-{number}"
-        self.reconciler.deploy(
+        self.reconciler.targets.deploy(
             pb.ApplicationSpec(
                 name=name, route_prefix=f"/{name}", ingress="D", deployments=[deployment]
             )
@@ -195,7 +195,7 @@ class Cluster:
 
     async def until_settled(self) -> None:
         while not self.is_settled:
-            await self.reconciler.status_change()
+            await self.reconciler.statuses.change()
 
     @property
     def is_settled(self) -> bool:

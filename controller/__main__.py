@@ -21,6 +21,7 @@ import grpc
 
 from serving import lifeline, logs
 from serving.config import LoggingConfig, NodeOptions
+from serving.controller.inspection import what_is_open
 from serving.controller.node import this_node
 from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
@@ -109,7 +110,7 @@ async def serve(config: dict[str, Any]) -> None:
 
     loop_task = asyncio.create_task(reconciler.run(), name="reconcile")
     sweeping = asyncio.create_task(
-        packages.keep_swept(reconciler.packages_in_use), name="sweep packages"
+        packages.keep_swept(reconciler.registry.packages_in_use), name="sweep packages"
     )
     try:
         await _first(asyncio.shield(loop_task), stop.wait(), orphaned.wait())
@@ -145,7 +146,7 @@ def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:
 async def _end_in_order(reconciler: Reconciler, publisher: Publisher, proxies: set[str]) -> None:
     """Lets the proxies finish, then the replicas."""
     began = time.monotonic()
-    if open_requests := await reconciler.what_is_open():
+    if open_requests := await what_is_open(reconciler.registry.replicas.values()):
         log.warning("%s", open_requests)
     await publisher.unwatched(proxies, timeout_s=_PROXY_HEAD_START_S)
     await reconciler.shut_down(spent_s=time.monotonic() - began)

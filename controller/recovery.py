@@ -13,9 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serving.controller.events import Events
 from serving.controller.model import Replica, ReplicaState
+from serving.controller.registry import Registry
 from serving.controller.replica import ReplicaProcess, Surroundings
-from serving.controller.store import ReplicaRecord
+from serving.controller.room import Room
+from serving.controller.state import ApplicationState, DeploymentState, found_application
+from serving.controller.store import Found, ReplicaRecord, VersionRecord
+from serving.v1 import controller_pb2 as pb
 from serving.v1.replica_pb2 import DescribeResponse
 
 log = logging.getLogger("serving.controller")
@@ -61,3 +66,43 @@ async def _find(around: Surroundings, record: ReplicaRecord) -> ReplicaProcess |
     if answer is not None and recorded is not ReplicaState.STOPPING:
         replica.become(_STATES[answer.state], now)
     return replica
+
+
+def take_over(
+    found: Found, recovered: Recovered, registry: Registry, room: Room, events: Events
+) -> None:
+    """The applications of the store, and the replicas that were adopted, are this controller's
+    from now on."""
+    for loaded in found.applications:
+        state = registry.applications[loaded.record.name] = found_application(loaded)
+        if state.broken:
+            log.error("application %r does not load: %s", state.name, state.broken)
+    for replica_id in recovered.gone:
+        registry.note_end(replica_id)
+    for replica in recovered.replicas:
+        _make_known(replica, registry.applications)
+        registry.hold(replica)
+        registry.note(replica)
+        room.hold(replica)
+        events.actuator.watch(replica)
+        if replica.seen.state is ReplicaState.RUNNING:
+            events.takes_requests(replica)
+        elif replica.seen.state is ReplicaState.STOPPING:
+            events.actuator.stop(replica, takes_requests=True)
+    for state in registry.applications.values():
+        state.keep_number()
+
+
+def _make_known(replica: ReplicaProcess, applications: dict[str, ApplicationState]) -> None:
+    """Its deployment may be wanted no more, and the record of its application be gone before its
+    own."""
+    record = replica.record
+    state = applications.get(record.application)
+    if state is None:
+        state = applications[record.application] = ApplicationState(record.application)
+        nothing = pb.ApplicationSpec(name=record.application)
+        state.want(VersionRecord(nothing, 0, 0.0))
+        state.delete()
+    if record.deployment not in state.deployments:
+        spec = replica.spec.deployment
+        state.deployments[record.deployment] = DeploymentState(None, {record.version: spec})

@@ -1,107 +1,62 @@
-"""The autoscalers of all deployments: who is to be asked when, and what callers tell them."""
+"""How many replicas the load asks for: who is asked when, and what callers tell."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import logging
 import math
 import time
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Hashable, Iterable
+from dataclasses import replace
 
-from serving.config import AutoscalingConfig, AutoscalingContext
-from serving.controller.autoscale import Autoscaler, Decision, Load, first_target
+from serving.aio import Tasks
+from serving.config import AutoscalingContext
+from serving.controller.autoscale import Autoscaler, Decision, Load
+from serving.controller.model import Target
 from serving.controller.policy import PolicyProcess
+from serving.controller.queue import Queue
+from serving.controller.registry import Registry
+from serving.controller.scaled import Key, Scaled, config_of
+from serving.controller.state import ApplicationState, DeploymentState
 from serving.v1 import controller_pb2 as pb
 
-Key = tuple[str, str]
-
-
-def config_of(options: pb.DeploymentOptions) -> AutoscalingConfig | None:
-    """How the number of replicas follows the load; None where it is fixed."""
-    text = options.autoscaling_config_json
-    return AutoscalingConfig.model_validate(json.loads(text)) if text else None
-
-
-def target_of(options: pb.DeploymentOptions, before: int | None) -> int:
-    """How many replicas there are to be of a deployment that is wanted anew; there were to be
-    `before`, if it was there."""
-    config = config_of(options)
-    return options.num_replicas if config is None else first_target(config, before)
-
-
-@dataclass
-class Scaled:
-    """One deployment whose number follows the load."""
-
-    # What it was asked to do: a policy's code has its hash there.
-    json: str
-    autoscaler: Autoscaler
-    # None: the load decides.
-    policy: PolicyProcess | None
-    # When it is to be asked; None: when something is heard.
-    wake_at: float | None
-    # A policy is being asked, or the emptiest replicas are being found.
-    is_busy: bool = False
-    # Why the policy did not say how many.
-    policy_error: str = ""
-    # Seconds since the epoch; None: not yet.
-    scaled_up_at: float | None = None
-    scaled_down_at: float | None = None
-
-    def context(self, key: Key, running: int, target: int, now: float) -> AutoscalingContext:
-        """What a policy is told."""
-        autoscaler = self.autoscaler
-        return AutoscalingContext(
-            app_name=key[0],
-            deployment_name=key[1],
-            current_num_replicas=running,
-            target_num_replicas=target,
-            total_num_requests=autoscaler.total_over_look_back(now),
-            total_queued_requests=autoscaler.queued,
-            total_running_requests=autoscaler.ongoing,
-            capacity_adjusted_min_replicas=autoscaler.config.min_replicas,
-            capacity_adjusted_max_replicas=autoscaler.config.max_replicas,
-            policy_state={},
-            last_scale_up_time=self.scaled_up_at,
-            last_scale_down_time=self.scaled_down_at,
-            current_time=time.time(),
-            config=autoscaler.config,
-        )
+log = logging.getLogger("serving.controller")
 
 
 class Scaling:
-    """Lives on the controller's loop; what it decides, the reconciler carries out."""
+    """The autoscalers of all deployments, and the numbers that come of them."""
 
-    def __init__(self) -> None:
-        self.scaled: dict[Key, Scaled] = {}
+    def __init__(self, registry: Registry, queue: Queue, tasks: Tasks) -> None:
+        self._registry = registry
+        self._queue = queue
+        self._tasks = tasks
+        self._scaled: dict[Key, Scaled] = {}
 
-    @property
-    def wake_at(self) -> float | None:
-        """When somebody is to be asked."""
-        moments = (each.wake_at for each in self.scaled.values() if not each.is_busy)
-        return min((moment for moment in moments if moment is not None), default=None)
+    # What it follows
 
-    def follow(self, application: str, specs: Mapping[str, pb.DeploymentSpec], now: float) -> None:
+    def follow(self, state: ApplicationState, now: float) -> None:
         """The deployments of an application as they are wanted now."""
         wanted = {
-            (application, name): spec
-            for name, spec in specs.items()
-            if spec.options.autoscaling_config_json
+            (state.name, name): deployment.spec
+            for name, deployment in state.deployments.items()
+            if deployment.target and deployment.spec.options.autoscaling_config_json
         }
-        for key in [key for key in self.scaled if key[0] == application and key not in wanted]:
+        for key in [key for key in self._scaled if key[0] == state.name and key not in wanted]:
             self._drop(key)
         for key, spec in wanted.items():
-            known = self.scaled.get(key)
+            known = self._scaled.get(key)
             if known is None or known.json != spec.options.autoscaling_config_json:
                 self._begin(key, spec, now)
+        for name, deployment in state.deployments.items():
+            deployment.scaled = self._scaled.get((state.name, name))
 
     def _begin(self, key: Key, spec: pb.DeploymentSpec, now: float) -> None:
         config = config_of(spec.options)
         assert config is not None
-        known = self.scaled.get(key)
+        known = self._scaled.get(key)
         if known is None:
             known = Scaled("", Autoscaler(config, now), None, now)
-            self.scaled[key] = known
+            self._scaled[key] = known
         known.json = spec.options.autoscaling_config_json
         known.autoscaler.config, known.wake_at = config, now
         if known.policy is not None:
@@ -111,15 +66,22 @@ class Scaling:
         known.policy_error = ""
 
     def _drop(self, key: Key) -> None:
-        policy = self.scaled.pop(key).policy
+        policy = self._scaled.pop(key).policy
         if policy is not None:
             policy.close()
 
-    def hear(self, caller: Hashable, loads: Iterable[pb.Load], now: float) -> bool:
-        """A caller tells what it has; returns whether somebody is to be asked at once."""
-        is_urgent = False
+    def close(self) -> None:
+        """Ends the policies' processes."""
+        for key in list(self._scaled):
+            self._drop(key)
+
+    # What callers tell
+
+    def hear(self, caller: Hashable, loads: Iterable[pb.Load]) -> None:
+        """A caller tells what it has queued and in flight."""
+        now = time.monotonic()
         for load in loads:
-            scaled = self.scaled.get((load.application, load.deployment))
+            scaled = self._scaled.get((load.application, load.deployment))
             if scaled is None:
                 continue
             begins = load.queued > 0 and not scaled.autoscaler.queued
@@ -127,34 +89,101 @@ class Scaling:
             scaled.autoscaler.hear(caller, heard, now)
             if begins or scaled.wake_at is None:
                 scaled.wake_at = now
-                is_urgent = True
-        return is_urgent
+                self._queue.wake()
 
-    def forget(self, caller: Hashable, now: float) -> None:
+    def forget(self, caller: Hashable) -> None:
         """A caller is gone."""
-        for scaled in self.scaled.values():
+        now = time.monotonic()
+        for scaled in self._scaled.values():
             scaled.autoscaler.forget(caller, now)
 
-    def due(self, now: float) -> list[Key]:
-        """Those that are to be asked now."""
-        return [
+    # What comes of it
+
+    @property
+    def wake_at(self) -> float | None:
+        """When somebody is to be asked."""
+        moments = (each.wake_at for each in self._scaled.values() if not each.is_busy)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def turn(self, now: float) -> None:
+        """Asks those whose moment has come."""
+        due = [
             key
-            for key, scaled in self.scaled.items()
+            for key, scaled in self._scaled.items()
             if not scaled.is_busy and scaled.wake_at is not None and scaled.wake_at <= now
         ]
+        for key in due:
+            self._scale(key, now)
 
-    def decide(
-        self, key: Key, target: int, running: int, now: float, asked: float | None = None
-    ) -> Decision:
-        """What becomes of the number of replicas."""
-        scaled = self.scaled[key]
+    def _scale(self, key: Key, now: float, asked: float | None = None) -> None:
+        """Asks for the number of replicas of one deployment."""
+        deployment = self._registry.applications[key[0]].deployments[key[1]]
+        target, scaled = deployment.target, deployment.scaled
+        if target is None or scaled is None:
+            return
+        running = len(deployment.ready)
+        if scaled.policy is not None and asked is None and target.num_replicas:
+            context = scaled.context(key, running, target.num_replicas, now)
+            self._ask(key, scaled, self._ask_policy(key, scaled, scaled.policy, context))
+            return
         if scaled.policy is not None and asked is None:
             asked = math.nan
-        decision = scaled.autoscaler.decide(target, now, asked, running=running)
+        decision = scaled.autoscaler.decide(target.num_replicas, now, asked, running=running)
         scaled.wake_at = decision.wake_at
-        return decision
+        if decision.target < target.num_replicas:
+            self._ask(key, scaled, self._scale_in(key, deployment, target, decision))
+        elif decision.reason:
+            self._set_number(key, deployment, target, decision)
 
-    def close(self) -> None:
-        """Ends the policies' processes."""
-        for key in list(self.scaled):
-            self._drop(key)
+    def _ask(self, key: Key, scaled: Scaled, work: Coroutine[None, None, None]) -> None:
+        """Finds out what a decision needs. Until then no other is made for that deployment."""
+
+        async def ask() -> None:
+            try:
+                await work
+            finally:
+                scaled.is_busy = False
+                self._queue.wake()
+
+        scaled.is_busy = True
+        self._tasks.start(ask(), name="scale {}#{}".format(*key))
+
+    async def _ask_policy(
+        self, key: Key, scaled: Scaled, policy: PolicyProcess, context: AutoscalingContext
+    ) -> None:
+        answer = await policy.ask(context)
+        if scaled.policy is not policy or self._scaled.get(key) is not scaled:
+            return  # it is another one's turn
+        scaled.is_busy = False
+        if answer.error != scaled.policy_error:
+            scaled.policy_error = answer.error
+            if answer.error:
+                log.warning("the autoscaling policy of %s#%s failed: %s", *key, answer.error)
+            self._queue.add(key[0])
+        self._scale(key, time.monotonic(), answer.asked)
+
+    async def _scale_in(
+        self, key: Key, deployment: DeploymentState, target: Target, decision: Decision
+    ) -> None:
+        """The emptiest replicas are to go."""
+        ready = deployment.ready
+        counts = await asyncio.gather(*(replica.ongoing() for replica in ready))
+        for replica, count in zip(ready, counts, strict=True):
+            replica.seen = replace(replica.seen, ongoing=count)
+        if deployment.target == target and (decision.target or not any(counts)):
+            self._set_number(key, deployment, target, decision)
+
+    def _set_number(
+        self, key: Key, deployment: DeploymentState, target: Target, decision: Decision
+    ) -> None:
+        before, after = target.num_replicas, decision.target
+        log.info("%s#%s: from %d to %d replicas: %s", *key, before, after, decision.reason)
+        assert deployment.scaled is not None
+        now_s = time.time()
+        deployment.journal.decided(f"scale from {before} to {after}: {decision.reason}", now_s)
+        if after > before:
+            deployment.scaled.scaled_up_at = now_s
+        else:
+            deployment.scaled.scaled_down_at = now_s
+        deployment.target = replace(target, num_replicas=after)
+        self._queue.add(key[0])

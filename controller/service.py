@@ -9,15 +9,13 @@ from typing import Any, NoReturn
 
 import grpc
 
+from serving.controller.inspection import stacks
 from serving.controller.packages import PackageStore, digests
 from serving.controller.publisher import Publisher, Watcher
-from serving.controller.reconciler import (
-    ConflictError,
-    NoVersionError,
-    Reconciler,
-    TooLargeError,
-)
+from serving.controller.reconciler import Reconciler
+from serving.controller.room import TooLargeError
 from serving.controller.store import StoreError
+from serving.controller.targets import ConflictError, NoVersionError
 from serving.packages import PackageError
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
@@ -50,7 +48,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         if missing := self._packages.missing(digests(request.application.deployments)):
             return pb.DeployResponse(missing=missing)
         try:
-            generation = self._reconciler.deploy(request.application)
+            generation = self._reconciler.targets.deploy(request.application)
         except ConflictError as error:
             await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
         except TooLargeError as error:
@@ -74,7 +72,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
         try:
-            existed = self._reconciler.delete(request.application)
+            existed = self._reconciler.targets.delete(request.application)
         except StoreError as error:
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DeleteResponse(existed=existed)
@@ -82,7 +80,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
         await self._refuse_at_the_end(context)
         try:
-            generation = self._reconciler.roll_back(request.application, request.generation)
+            generation = self._reconciler.targets.roll_back(request.application, request.generation)
         except NoVersionError as error:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ConflictError as error:
@@ -98,7 +96,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         self, request: pb.StatusRequest, context: Any
     ) -> AsyncIterator[pb.ServeStatus]:
         while True:
-            changed = asyncio.ensure_future(self._reconciler.status_change())
+            changed = asyncio.ensure_future(self._reconciler.statuses.change())
             try:
                 # Let it begin to wait before looking, so that no change falls between.
                 await asyncio.sleep(0)
@@ -122,7 +120,8 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
     async def GetStacks(
         self, request: pb.ReplicaStacksRequest, context: Any
     ) -> pb.ReplicaStacksResponse:
-        found = await self._reconciler.stacks(request.application, request.replica)
+        replicas = self._reconciler.registry.replicas.values()
+        found = await stacks(replicas, request.application, request.replica)
         return pb.ReplicaStacksResponse(replicas=found)
 
     async def Watch(
@@ -140,27 +139,27 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
                     yield update
             finally:
                 confirming.cancel()
-                self._reconciler.forget_loads(watcher)
-                self._reconciler.notify_status()
+                self._reconciler.scaling.forget(watcher)
+                self._reconciler.statuses.notify()
 
     async def _hear(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
         async for request in requests:
             if request.loads:
-                self._reconciler.hear_loads(watcher, request.loads)
+                self._reconciler.scaling.hear(watcher, request.loads)
                 continue
             is_first = watcher.confirmed < 0
             self._publisher.confirm(watcher, request.revision)
             if is_first:
-                self._reconciler.notify_status()
+                self._reconciler.statuses.notify()
 
     async def ReportReplica(
         self, request: pb.ReplicaReport, context: Any
     ) -> pb.ReplicaReportResponse:
-        wanted = self._reconciler.report(request.replica_id, request.error)
+        wanted = self._reconciler.events.report(request.replica_id, request.error)
         return pb.ReplicaReportResponse(unwanted=not wanted)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:
-        self._reconciler.forget_all()
+        self._reconciler.targets.forget_all()
         if not self.is_shutting_down:
             self.is_shutting_down = True
             self._on_shutdown()

@@ -9,7 +9,7 @@ from serving.controller import plan
 from serving.controller.journal import Journal
 from serving.controller.model import History, Replica, ReplicaState, Target
 from serving.controller.replica import ReplicaProcess, Settings, settings_of
-from serving.controller.scaling import Scaled, target_of
+from serving.controller.scaled import Scaled, target_of
 from serving.controller.store import ApplicationRecord, LoadedApplication, VersionRecord
 from serving.v1 import controller_pb2 as pb
 
@@ -50,6 +50,13 @@ class DeploymentState:
         if self.config_error:
             return replace(settings, user_config_json=self.previous_config)
         return settings
+
+    @property
+    def blocked_loop_limit_s(self) -> float | None:
+        """For how long the event loop of a replica may be blocked; None: for any time."""
+        options = self.spec.options
+        has_one = options.HasField("blocked_loop_timeout_s")
+        return options.blocked_loop_timeout_s if has_one else None
 
     def spec_to_start(self, version: str) -> pb.DeploymentSpec:
         """The specification for a new replica."""

@@ -114,7 +114,7 @@ class Plane:
         self.reconciler = Reconciler(self.around, self.store, self.publisher)
 
     def deploy(self, version: str = "v1", count: int = 1, **fields: Any) -> int:
-        return self.reconciler.deploy(spec(version, count, **fields))
+        return self.reconciler.targets.deploy(spec(version, count, **fields))
 
     def status(self, name: str = "app") -> pb.ApplicationStatus:
         return self.reconciler.statuses[name]
@@ -133,7 +133,7 @@ class Plane:
         await self.until(lambda: len(found()) == count)
         for process in found():
             process.state = replica_pb2.DescribeResponse.READY
-            self.reconciler.report(process.replica.replica_id, "")
+            self.reconciler.events.report(process.replica.replica_id, "")
         return found()
 
     async def fail(self, error: str) -> None:
@@ -141,7 +141,7 @@ class Plane:
         count = len(self.engine.started)
         await self.until(lambda: len(self.engine.started) > count or self.engine.running)
         process = self.engine.running[-1]
-        self.reconciler.report(process.replica.replica_id, error)
+        self.reconciler.events.report(process.replica.replica_id, error)
         process.exit(1)
 
 

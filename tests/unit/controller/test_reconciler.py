@@ -11,7 +11,7 @@ import pytest
 
 from serving.controller import plan
 from serving.controller.model import Plan, Target
-from serving.controller.reconciler import ConflictError
+from serving.controller.targets import ConflictError
 from serving.v1 import controller_pb2 as pb
 from tests.support.plane import Plane, spec
 
@@ -62,7 +62,7 @@ async def test_same_specification_with_other_bytes_is_the_same(plane: Plane) -> 
     again = spec("v1")
     again.deployments[0].code.pickled = b"pickled once more"
 
-    assert plane.reconciler.deploy(again) == 1
+    assert plane.reconciler.targets.deploy(again) == 1
 
 
 async def test_three_failures_are_the_end_and_name_the_error(plane: Plane) -> None:
@@ -130,7 +130,7 @@ async def test_version_that_worked_is_never_given_up_but_said_to_be_unhealthy(
     assert "has 1 of 2 replicas ready; the last failure: ValueError" in plane.status().message
 
     await plane.until(lambda: len(plane.engine.running) == 2)
-    plane.reconciler.report(plane.engine.running[-1].replica.replica_id, "")
+    plane.reconciler.events.report(plane.engine.running[-1].replica.replica_id, "")
     await plane.until(lambda: plane.status().status == "RUNNING")
 
 
@@ -157,8 +157,8 @@ async def test_deleted_application_is_gone_from_everywhere(plane: Plane) -> None
     plane.deploy()
     await plane.until(lambda: plane.engine.running)
 
-    assert plane.reconciler.delete("app")
-    assert not plane.reconciler.delete("app")
+    assert plane.reconciler.targets.delete("app")
+    assert not plane.reconciler.targets.delete("app")
     await plane.until(lambda: "app" not in plane.reconciler.statuses)
 
     assert not plane.engine.running
@@ -173,7 +173,7 @@ async def test_deployments_of_a_deleted_application_go_one_after_another(
     application.deployments.add().CopyFrom(application.deployments[0])
     application.deployments[1].name = "Callee"
     del application.deployments[1].calls[:]
-    plane.reconciler.deploy(application)
+    plane.reconciler.targets.deploy(application)
     await plane.ready(count=2)
     await plane.until(lambda: plane.status().status == "RUNNING")
     told = []
@@ -183,7 +183,7 @@ async def test_deployments_of_a_deleted_application_go_one_after_another(
             told.append([deployment.name for deployment in status.deployments])
         return "app" not in plane.reconciler.statuses
 
-    plane.reconciler.delete("app")
+    plane.reconciler.targets.delete("app")
     await plane.until(gone)
 
     assert ["Callee"] in told
@@ -193,7 +193,7 @@ async def test_deployments_of_a_deleted_application_go_one_after_another(
 async def test_application_that_is_deployed_while_it_is_deleted_comes_back(plane: Plane) -> None:
     plane.deploy()
     await plane.until(lambda: plane.engine.running)
-    plane.reconciler.delete("app")
+    plane.reconciler.targets.delete("app")
     plane.deploy()
 
     await plane.ready()
@@ -205,12 +205,12 @@ async def test_route_prefix_of_another_application_is_refused(plane: Plane) -> N
 
     with pytest.raises(ConflictError, match="'two'.*'/a'.*'one'"):
         plane.deploy(name="two", prefix="/a")
-    plane.reconciler.delete("one")
+    plane.reconciler.targets.delete("one")
     plane.deploy(name="two", prefix="/a")
 
 
 async def test_report_of_an_unknown_replica_is_ignored(plane: Plane) -> None:
-    plane.reconciler.report("app#D#gone", "")
+    plane.reconciler.events.report("app#D#gone", "")
 
 
 # Options that change in place
@@ -239,7 +239,7 @@ async def test_option_that_needs_no_new_process_changes_in_place(
 
     changed = spec("v1")
     setattr(changed.deployments[0].options, option, value)
-    assert plane.reconciler.deploy(changed) == 2
+    assert plane.reconciler.targets.deploy(changed) == 2
     await plane.until(lambda: plane.status().status == "RUNNING")
 
     assert plane.engine.started == [process]
@@ -253,9 +253,9 @@ async def test_changed_grace_holds_for_replicas_that_run_already(plane: Plane) -
     await plane.ready()
     changed = spec("v1")
     changed.deployments[0].options.graceful_shutdown_timeout_s = 7.0
-    plane.reconciler.deploy(changed)
+    plane.reconciler.targets.deploy(changed)
     await plane.until(lambda: plane.status().status == "RUNNING")
-    plane.reconciler.delete("app")
+    plane.reconciler.targets.delete("app")
     await plane.until(lambda: not plane.engine.running)
 
     (grace_s,) = (asked.grace_s for method, asked in plane.engine.asked if method == "Drain")
@@ -278,7 +278,7 @@ async def test_first_request_wakes_a_deployment_without_replicas(plane: Plane) -
     await plane.until(lambda: plane.status().status == "RUNNING")
     assert not plane.engine.started
 
-    plane.reconciler.hear_loads("proxy", [load(8)])
+    plane.reconciler.scaling.hear("proxy", [load(8)])
     await plane.until(lambda: plane.engine.running)
     assert plane.status().status == "RUNNING"
     assert plane.status().deployments[0].status == "UPSCALING"
@@ -301,14 +301,14 @@ async def test_callers_of_a_deployment_without_replicas_are_told_to_wait(plane: 
 
 
 async def test_load_of_a_deployment_that_is_not_there_is_ignored(plane: Plane) -> None:
-    plane.reconciler.hear_loads("proxy", [load(8)])
-    plane.reconciler.forget_loads("proxy")
+    plane.reconciler.scaling.hear("proxy", [load(8)])
+    plane.reconciler.scaling.forget("proxy")
 
 
 async def test_new_configuration_keeps_the_number_within_its_limits(plane: Plane) -> None:
     plane.deploy(count=0, autoscaling=FROM_ZERO)
     await plane.until(lambda: plane.status().status == "RUNNING")
-    plane.reconciler.hear_loads("proxy", [load(8)])
+    plane.reconciler.scaling.hear("proxy", [load(8)])
     await plane.until(lambda: plane.engine.running)
 
     plane.deploy(count=0, autoscaling=FROM_ZERO.replace('"min_replicas": 0', '"min_replicas": 2'))

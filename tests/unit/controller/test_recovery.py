@@ -81,7 +81,7 @@ class World(Plane):
                 if process.pid not in self.reported:
                     self.reported.add(process.pid)
                     process.state = DescribeResponse.READY
-                    if not self.reconciler.report(process.replica.replica_id, ""):
+                    if not self.reconciler.events.report(process.replica.replica_id, ""):
                         process.exit(0)  # as a replica that is not wanted
             self.most = max(self.most, len(self.engine.running))
             return bool(condition())
@@ -158,7 +158,9 @@ async def test_version_that_was_given_up_is_not_tried_again(world: World) -> Non
     world.deploy("v2")
     for _ in range(3):
         await Plane.until(world, lambda: len(world.engine.running) == 2)
-        world.reconciler.report(world.engine.running[-1].replica.replica_id, "ValueError: no")
+        world.reconciler.events.report(
+            world.engine.running[-1].replica.replica_id, "ValueError: no"
+        )
         world.engine.running[-1].exit(1)
     await world.until(lambda: world.status().status == "UPDATE_FAILED")
     await world.until(lambda: world.store.load().applications[0].versions[-1].errors)
@@ -238,7 +240,7 @@ async def test_controller_killed_at_any_commit_loses_nothing(
     assert versions == ["v2"]
 
     async def delete() -> None:
-        world.reconciler.delete("app")
+        world.reconciler.targets.delete("app")
         await world.until(lambda: "app" not in world.reconciler.statuses)
 
     await world.surviving(delete)
@@ -254,7 +256,7 @@ async def test_next_controller_goes_on_with_as_many_replicas_as_the_load_led_to(
     world.deploy(count=1, autoscaling='{"max_replicas": 9, "upscale_delay_s": 0}')
     await world.until(lambda: world.status().status == "RUNNING")
     load = pb.Load(application="app", deployment="D", queued=6)
-    world.reconciler.hear_loads("proxy", [load])
+    world.reconciler.scaling.hear("proxy", [load])
     await world.until(lambda: len(world.endpoints()) == 3)
 
     await world.start()
@@ -275,7 +277,7 @@ async def test_applications_come_back_unless_the_cluster_was_to_forget_them(worl
     await world.until(lambda: world.status().status == "RUNNING")
     assert world.status().generation == 1
 
-    world.reconciler.forget_all()
+    world.reconciler.targets.forget_all()
     assert world.status().status == "RUNNING"
     await world.reconciler.shut_down()
     assert not world.store.load().applications
@@ -287,7 +289,7 @@ async def test_cluster_that_is_killed_once_it_was_to_forget_its_applications_del
     await world.start()
     world.deploy()
     await world.until(lambda: world.status().status == "RUNNING")
-    world.reconciler.forget_all()
+    world.reconciler.targets.forget_all()
 
     await world.start()
     await world.until(lambda: not world.reconciler.statuses and not world.engine.running)
@@ -301,7 +303,7 @@ async def test_application_is_deleted_while_the_cluster_ends(world: World) -> No
 
     ending = asyncio.create_task(world.reconciler.shut_down())
     await asyncio.sleep(0)
-    assert world.reconciler.delete("app")
-    assert not world.reconciler.delete("app")
+    assert world.reconciler.targets.delete("app")
+    assert not world.reconciler.targets.delete("app")
     await ending
     assert not world.store.load().applications

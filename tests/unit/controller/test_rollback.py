@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.controller.reconciler import ConflictError, NoVersionError
 from serving.controller.recovery import find_replicas
+from serving.controller.targets import ConflictError, NoVersionError
 from tests.support.plane import FakeProcess, Plane
 
 
@@ -50,7 +50,7 @@ async def test_version_before_serves_again(plane: Plane) -> None:
     await running(plane, "v1")
     await running(plane, "v2")
 
-    assert plane.reconciler.roll_back("app", 2) == 3
+    assert plane.reconciler.targets.roll_back("app", 2) == 3
     await only(plane, "v1")
 
     status = plane.status()
@@ -63,10 +63,10 @@ async def test_request_that_is_sent_again_takes_back_no_second_version(plane: Pl
     for version in ("v1", "v2", "v3"):
         await running(plane, version)
 
-    assert [plane.reconciler.roll_back("app", 3) for _ in range(2)] == [4, 4]
+    assert [plane.reconciler.targets.roll_back("app", 3) for _ in range(2)] == [4, 4]
     await only(plane, "v2")
     with pytest.raises(NoVersionError, match="at generation 4 by now, not at 2"):
-        plane.reconciler.roll_back("app", 2)
+        plane.reconciler.targets.roll_back("app", 2)
 
 
 async def test_failed_update_is_taken_back_without_a_start(plane: Plane) -> None:
@@ -75,7 +75,7 @@ async def test_failed_update_is_taken_back_without_a_start(plane: Plane) -> None
     await fail_update(plane)
     await plane.until(lambda: plane.status().status == "UPDATE_FAILED")
 
-    plane.reconciler.roll_back("app", 2)
+    plane.reconciler.targets.roll_back("app", 2)
     await plane.until(lambda: plane.status().status == "RUNNING")
 
     assert plane.engine.running == [process]
@@ -87,19 +87,19 @@ async def test_versions_that_never_worked_or_are_the_same_are_passed_over(plane:
     plane.deploy("v3")
     await fail_update(plane)
     await plane.until(lambda: plane.status().status == "UPDATE_FAILED")
-    plane.reconciler.roll_back("app", 3)
+    plane.reconciler.targets.roll_back("app", 3)
     await only(plane, "v2")
 
-    plane.reconciler.roll_back("app", 4)
+    plane.reconciler.targets.roll_back("app", 4)
     await only(plane, "v1")
 
 
 async def test_error_names_the_versions_that_there_are(plane: Plane) -> None:
     with pytest.raises(NoVersionError, match="no application 'app' to roll back; there are: none"):
-        plane.reconciler.roll_back("app", 1)
+        plane.reconciler.targets.roll_back("app", 1)
     await running(plane, "v1")
     with pytest.raises(NoVersionError, match="at generation 1, and before it there is none"):
-        plane.reconciler.roll_back("app", 1)
+        plane.reconciler.targets.roll_back("app", 1)
     plane.deploy("v2")
     await fail_update(plane)
     plane.deploy("v1")
@@ -107,7 +107,7 @@ async def test_error_names_the_versions_that_there_are(plane: Plane) -> None:
         NoVersionError,
         match=r"generation 1, deployed at .*, is the same; generation 2, .*, never worked",
     ):
-        plane.reconciler.roll_back("app", 3)
+        plane.reconciler.targets.roll_back("app", 3)
 
 
 async def test_rollback_to_a_route_that_another_has_by_now_is_refused(plane: Plane) -> None:
@@ -116,7 +116,7 @@ async def test_rollback_to_a_route_that_another_has_by_now_is_refused(plane: Pla
     plane.deploy("v1", name="other", prefix="/old")
 
     with pytest.raises(ConflictError, match="application 'other' has it"):
-        plane.reconciler.roll_back("app", 2)
+        plane.reconciler.targets.roll_back("app", 2)
     assert plane.status().generation == 2
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from serving.controller import recovery, replica
-from serving.controller.reconciler import TooLargeError
 from serving.controller.recovery import find_replicas
 from serving.controller.resources import Node
+from serving.controller.room import TooLargeError
 from serving.v1 import controller_pb2 as pb
 from tests.support.plane import FakeProcess, Plane, spec
 
@@ -30,7 +30,7 @@ class Machine(Plane):
     async def reported(self) -> None:
         """Lets every replica that has been started tell that it is ready."""
         for process in self.engine.running:
-            self.reconciler.report(process.replica.replica_id, "")
+            self.reconciler.events.report(process.replica.replica_id, "")
         await asyncio.sleep(0)
 
     def of(self, version: str) -> list[FakeProcess]:
@@ -66,14 +66,14 @@ def on_gpu(
 
 
 async def test_replica_waits_for_a_gpu_until_one_is_given_back(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("a", 2, name="first"))
+    machine.reconciler.targets.deploy(on_gpu("a", 2, name="first"))
     await machine.ready("a", 2)
-    machine.reconciler.deploy(on_gpu("b", name="second"))
+    machine.reconciler.targets.deploy(on_gpu("b", name="second"))
 
     await machine.until(lambda: "waits for" in machine.message("second"))
     assert machine.message("second") == "has 0 of 1 replicas ready; waits for 1 GPU: 0 of 2 free"
     assert not machine.of("b")
-    machine.reconciler.delete("first")
+    machine.reconciler.targets.delete("first")
 
     (process,) = await machine.ready("b")
     assert list(process.replica.gpus) == ["0"]
@@ -81,7 +81,7 @@ async def test_replica_waits_for_a_gpu_until_one_is_given_back(machine: Machine)
 
 
 async def test_replica_that_died_gets_its_gpu_again(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("a", 2))
+    machine.reconciler.targets.deploy(on_gpu("a", 2))
     one, other = await machine.ready("a", 2)
     one.exit(-9)
 
@@ -90,12 +90,12 @@ async def test_replica_that_died_gets_its_gpu_again(machine: Machine) -> None:
 
 
 async def test_application_that_waits_longest_is_first(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("a", 1, name="full", gpus=2))
+    machine.reconciler.targets.deploy(on_gpu("a", 1, name="full", gpus=2))
     (holder,) = await machine.ready("a")
     for name in ("z", "y", "x"):
-        machine.reconciler.deploy(on_gpu(name, name=name))
+        machine.reconciler.targets.deploy(on_gpu(name, name=name))
         await machine.until(partial(machine.waits, name))
-    machine.reconciler.delete("full")
+    machine.reconciler.targets.delete("full")
     await machine.until(lambda: len(machine.engine.started) == 3)
 
     assert holder.code.done()
@@ -110,17 +110,17 @@ async def test_what_is_larger_than_the_machine_is_refused_at_once(machine: Machi
         "change its ray_actor_options, or start"
     )
     with pytest.raises(TooLargeError, match=message):
-        machine.reconciler.deploy(on_gpu("a", gpus=3))
+        machine.reconciler.targets.deploy(on_gpu("a", gpus=3))
     assert not machine.reconciler.statuses
 
 
 async def test_update_on_a_full_machine_replaces_one_after_another(machine: Machine) -> None:
     """One always serves."""
-    machine.reconciler.deploy(on_gpu("old", 2))
+    machine.reconciler.targets.deploy(on_gpu("old", 2))
     await machine.ready("old", 2)
     await machine.until(lambda: machine.status().status == "RUNNING")
 
-    machine.reconciler.deploy(on_gpu("new", 2))
+    machine.reconciler.targets.deploy(on_gpu("new", 2))
     await machine.until(lambda: len(machine.of("new")) == 1)
     assert len(machine.of("old")) == 1
     await machine.reported()
@@ -132,11 +132,11 @@ async def test_update_on_a_full_machine_replaces_one_after_another(machine: Mach
 
 
 async def test_last_replica_stays_where_its_successor_finds_no_room(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("old", 1, gpus=2))
+    machine.reconciler.targets.deploy(on_gpu("old", 1, gpus=2))
     await machine.ready("old")
     await machine.until(lambda: machine.status().status == "RUNNING")
 
-    machine.reconciler.deploy(on_gpu("new", 1, gpus=2))
+    machine.reconciler.targets.deploy(on_gpu("new", 1, gpus=2))
     await machine.until(lambda: "waits for" in machine.message())
     assert machine.message() == "has 0 of 1 replicas ready; waits for 2 GPUs: 0 of 2 free"
     assert machine.of("old")
@@ -144,28 +144,28 @@ async def test_last_replica_stays_where_its_successor_finds_no_room(machine: Mac
 
 
 async def test_nothing_leaves_where_that_would_not_make_room(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("other", 1, name="other"))
+    machine.reconciler.targets.deploy(on_gpu("other", 1, name="other"))
     await machine.ready("other")
-    machine.reconciler.deploy(on_gpu("old", 2, gpus=0.5))
+    machine.reconciler.targets.deploy(on_gpu("old", 2, gpus=0.5))
     await machine.ready("old", 2)
     await machine.until(lambda: machine.status().status == "RUNNING")
 
-    machine.reconciler.deploy(on_gpu("new", 2, gpus=2))
+    machine.reconciler.targets.deploy(on_gpu("new", 2, gpus=2))
     await machine.until(lambda: "waits for" in machine.message())
     await machine.reported()
     assert len(machine.of("old")) == 2
 
 
 async def test_failed_update_on_a_full_machine_comes_back_whole(machine: Machine) -> None:
-    machine.reconciler.deploy(on_gpu("old", 2))
+    machine.reconciler.targets.deploy(on_gpu("old", 2))
     await machine.ready("old", 2)
     await machine.until(lambda: machine.status().status == "RUNNING")
 
-    machine.reconciler.deploy(on_gpu("new", 2))
+    machine.reconciler.targets.deploy(on_gpu("new", 2))
     for _ in range(3):
         await machine.until(lambda: machine.of("new"))
         (process,) = machine.of("new")
-        machine.reconciler.report(process.replica.replica_id, "ValueError: no")
+        machine.reconciler.events.report(process.replica.replica_id, "ValueError: no")
         process.exit(1)
         await machine.until(lambda: not machine.of("new"))
 
@@ -182,7 +182,7 @@ async def test_next_controller_knows_which_gpus_are_held(
     monkeypatch.setattr(recovery, "ANSWER_TIMEOUT_S", 0.01)
     machine = Machine(tmp_path)
     loop = asyncio.create_task(machine.reconciler.run())
-    machine.reconciler.deploy(on_gpu("a", 2))
+    machine.reconciler.targets.deploy(on_gpu("a", 2))
     one, other = await machine.ready("a", 2)
     await machine.until(lambda: machine.status().status == "RUNNING")
     loop.cancel()
