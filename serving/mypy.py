@@ -9,15 +9,19 @@ that an argument may be the response of another call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from mypy.checker import TypeChecker
-from mypy.errorcodes import ATTR_DEFINED, CALL_OVERLOAD, ErrorCode
+from mypy.erasetype import erase_typevars
+from mypy.errorcodes import ARG_TYPE, ATTR_DEFINED, CALL_OVERLOAD, MISC, ErrorCode
 from mypy.maptype import map_instance_to_supertype
-from mypy.nodes import Expression, StrExpr, TypeInfo
+from mypy.messages import format_type_bare
+from mypy.nodes import ARG_STAR, ARG_STAR2, Expression, StrExpr, TypeInfo
 from mypy.plugin import (
     AttributeContext,
     ClassDefContext,
     FunctionContext,
+    FunctionSigContext,
     MethodContext,
     MethodSigContext,
     Plugin,
@@ -52,7 +56,10 @@ _BATCH = "serving.batching.decorator.batch"
 _BATCH_DECORATOR = "serving.batching.decorator._Decorator"
 _BATCHED = tuple(f"serving.batching.decorator.{name}" for name in ("BatchedCall", "BatchedMethod"))
 _CONTAINERS = ("builtins.list", "builtins.dict", "builtins.tuple")
-_Context = AttributeContext | FunctionContext | MethodContext | MethodSigContext
+_RUNS = ("serving.api.run", "serving.testing.run")
+_Context = (
+    AttributeContext | FunctionContext | FunctionSigContext | MethodContext | MethodSigContext
+)
 _ITERATORS = ("typing.Iterator", "typing.AsyncIterator")
 
 
@@ -79,6 +86,11 @@ class ServingPlugin(Plugin):
         ):
             return _admit_what_arrives
         return None
+
+    def get_function_signature_hook(
+        self, fullname: str
+    ) -> Callable[[FunctionSigContext], FunctionLike] | None:
+        return _refuse_unbound if fullname in _RUNS else None
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
         return _batched if fullname == _BATCH else None
@@ -209,6 +221,23 @@ def _refuse_generator(context: MethodContext) -> Type:
     return context.default_return_type
 
 
+def _explain_self_argument(context: MethodSigContext) -> None:
+    """Why no overload of `remote` is for this handle: mypy has only said that none is, and goes on
+    with all of them."""
+    assert isinstance(context.api, TypeChecker)
+    served = _argument(context.type, _HANDLE)
+    streamed = _argument(served, _STREAMING)
+    owner = streamed or served
+    if owner is None or isinstance(owner, AnyType):
+        return
+    if _is_callable(owner):
+        message = "It is no generator: call it without stream=True"
+    else:
+        name = format_type_bare(owner, context.api.options)
+        message = f'"{name}" has no "__call__": call one of its methods, handle.method.remote(...)'
+    context.api.note(message, context.context, code=MISC)
+
+
 # Arguments
 
 
@@ -217,6 +246,8 @@ def _admit_what_arrives(context: MethodSigContext) -> FunctionLike:
     signature = context.default_signature
     if not _is_bind_or_remote(context.type):
         return signature
+    if _is_of_anything(signature) and not isinstance(_argument(context.type, _HANDLE), AnyType):
+        _explain_self_argument(context)
     types = [
         _admitted(context, wanted, given)
         for wanted, given in zip(signature.arg_types, context.args, strict=True)
@@ -225,6 +256,13 @@ def _admit_what_arrives(context: MethodSigContext) -> FunctionLike:
         # What other checkers have in place of this hook: it would admit any response.
         types[0] = UninhabitedType()
     return signature.copy_modified(arg_types=types)
+
+
+def _is_of_anything(signature: CallableType) -> bool:
+    """Whether it is the overload for a handle that nothing is known of."""
+    return signature.arg_kinds == [ARG_STAR, ARG_STAR2] and isinstance(
+        get_proper_type(signature.ret_type), AnyType
+    )
 
 
 def _is_bind_or_remote(owner: ProperType) -> bool:
@@ -280,6 +318,30 @@ def _within(value: ProperType, change: Callable[[Type], Type]) -> ProperType:
     if isinstance(value, TupleType):
         return value.copy_modified(items=[change(item) for item in value.items])
     return value
+
+
+def _refuse_unbound(context: FunctionSigContext) -> FunctionLike:
+    """`serving.run(Model)`."""
+    signature = context.default_signature
+    for given in context.args[0]:
+        value = get_proper_type(context.api.get_expression_type(given))
+        if _is_unbound(value):
+            _fail(context, "a deployment that is not bound: run what its bind(...) gives", ARG_TYPE)
+            return _anything(signature)
+    return signature
+
+
+def _is_unbound(value: ProperType) -> bool:
+    if isinstance(value, FunctionLike):
+        return value.fallback.type.has_base(_DEPLOYMENT)
+    return isinstance(value, Instance) and value.type.has_base(_DEPLOYMENT)
+
+
+def _anything(signature: CallableType) -> CallableType:
+    """The signature with nothing left to complain of."""
+    unknown = AnyType(TypeOfAny.from_error)
+    free = signature.copy_modified(arg_types=[unknown] * len(signature.arg_types))
+    return cast(CallableType, erase_typevars(free)).copy_modified(variables=())
 
 
 # Batches

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import asyncio
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from serving.config import HTTPOptions
 from serving.exceptions import ServingError
-from serving.handle import DeploymentHandle
+from serving.handle import DeploymentHandle, T_co
 from serving.specs import application_graph
 from serving.testing.cluster import LocalCluster
 
@@ -41,12 +41,12 @@ __all__ = ["LocalApplication", "run"]
 
 
 def run(
-    target: Application,
+    target: Application[T_co],
     *,
     name: str = "default",
     route_prefix: str | None = "/",
     request_timeout_s: float | None = None,
-) -> LocalApplication:
+) -> LocalApplication[T_co]:
     """Runs an application in this process, by itself, and returns once it answers.
 
     End it with `with`, `async with` or `close()`.
@@ -72,14 +72,14 @@ def run(
     return LocalApplication(cluster, name)
 
 
-class LocalApplication:
+class LocalApplication(Generic[T_co]):
     """An application that runs in this process, until it is closed."""
 
     def __init__(self, cluster: LocalCluster, name: str) -> None:
         application = cluster.application(name)
         assert application is not None
         self.name = name
-        self.handle: DeploymentHandle[Any] = cluster.handle(application.ingress, name)
+        self.handle: DeploymentHandle[T_co] = cluster.handle(application.ingress, name)
         """Calls the ingress deployment."""
         self._cluster = cluster
         self._application = application

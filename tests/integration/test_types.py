@@ -32,9 +32,32 @@ async def use() -> None:
 """
 
 
-def check(folder: Path, expected: str) -> list[str]:
-    """The errors that mypy finds, each from the code of its line on."""
-    (folder / "app.py").write_text(APP.format(expected=expected))
+WRONG = """
+import models
+import serving
+
+serving.run(models.Model)
+models.handle.remote("x")
+models.handle.options(stream=True).score.remote("x")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where mypy remembers what it knows of the package."""
+    folder = tmp_path_factory.mktemp("types")
+    (folder / "models.py").write_text(MODELS)
+    (folder / "mypy.ini").write_text(
+        f"[mypy]\nplugins = serving.mypy\nmypy_path = {REPOSITORY}\n"
+        "disable_error_code = empty-body\n"
+        "[mypy-serving.*]\nignore_errors = true\n"
+    )
+    return folder
+
+
+def said(folder: Path, text: str) -> list[str]:
+    """What mypy says of a module, in lines."""
+    (folder / "app.py").write_text(text)
     finished = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "app.py"],
         cwd=folder,
@@ -43,19 +66,30 @@ def check(folder: Path, expected: str) -> list[str]:
         timeout=50,
     )
     assert not finished.stderr
-    lines = finished.stdout.splitlines()
+    return finished.stdout.splitlines()
+
+
+def codes(folder: Path, expected: str) -> list[str]:
+    """Those of the errors that mypy finds."""
+    lines = said(folder, APP.format(expected=expected))
     return [line.rpartition("[")[2].rstrip("]") for line in lines if ": error:" in line]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_plugin_knows_of_modules_that_mypy_does_not_check_anew(tmp_path: Path) -> None:
-    (tmp_path / "models.py").write_text(MODELS)
-    (tmp_path / "mypy.ini").write_text(
-        f"[mypy]\nplugins = serving.mypy\nmypy_path = {REPOSITORY}\n"
-        "disable_error_code = empty-body\n"
-        "[mypy-serving.*]\nignore_errors = true\n"
-    )
+def test_plugin_knows_of_modules_that_mypy_does_not_check_anew(folder: Path) -> None:
+    assert codes(folder, "float") == ["arg-type", "attr-defined"]
+    assert codes(folder, "str") == ["assert-type", "arg-type", "attr-defined"]
 
-    assert check(tmp_path, "float") == ["arg-type", "attr-defined"]
-    assert check(tmp_path, "str") == ["assert-type", "arg-type", "attr-defined"]
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_messages_say_what_to_do(folder: Path) -> None:
+    lines = said(folder, WRONG)
+
+    assert (
+        "app.py:5: error: a deployment that is not bound: run what its bind(...) gives" in lines[0]
+    )
+    cure = '"Model" has no "__call__": call one of its methods, handle.method.remote(...)'
+    assert f"app.py:6: note: {cure}" in lines
+    assert "app.py:7: note: It is no generator: call it without stream=True" in lines

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, assert_type, overload
 from fastapi import FastAPI
 
 import serving
+import serving.testing
 from serving.deployment import Deployment
 from serving.handle import (
     DeploymentHandle,
@@ -187,6 +188,7 @@ def functions() -> None:
 
 async def calling(handle: DeploymentHandle[Model], base: DeploymentHandle[Base]) -> None:
     assert_type(serving.run(Model.bind(1)), DeploymentHandle[Model])
+    assert_type(serving.testing.run(Model.bind(1)).handle, DeploymentHandle[Model])
     assert_type(handle.remote("x", times=2), DeploymentResponse[float])
     assert_type(await handle.remote("x"), float)
     assert_type(handle.remote("x").result(timeout_s=1), float)

@@ -5,6 +5,7 @@ mypy itself tells which did not. Nothing here runs.
 from __future__ import annotations
 
 import serving
+import serving.testing
 from serving.handle import DeploymentHandle
 from tests.types.plugin import Ingress, Model, Other, function
 
@@ -22,6 +23,10 @@ def binding() -> None:
     Model.bidn(1)  # type: ignore[attr-defined]
     serving.deployment(num_replica=2)  # type: ignore[call-overload]
     serving.run(Model)  # type: ignore[arg-type]
+    serving.run(function)  # type: ignore[arg-type]
+    serving.run(Model(1))  # type: ignore[arg-type]
+    serving.testing.run(Model.options(num_replicas=2))  # type: ignore[arg-type]
+    serving.testing.run(model).handle.remote(1)  # type: ignore[call-overload]
 
     Ingress.bind(Other.bind())  # type: ignore[arg-type]
     Ingress.bind(Model)  # type: ignore[arg-type]
