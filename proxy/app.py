@@ -9,6 +9,7 @@ from typing import Any
 from serving.aio import Tasks
 from serving.config import HTTPOptions
 from serving.proxy.access_log import AccessLog
+from serving.proxy.errors import NO_ROUTE, NOTHING_DEPLOYED, Failure
 from serving.proxy.http import HttpExchange
 from serving.proxy.receiver import Message
 from serving.proxy.websocket import WebSocketExchange
@@ -53,6 +54,11 @@ class Proxy:
     def match(self, scope: dict[str, Any]) -> Route | None:
         """The route of a request."""
         return self.directory.routes.match(self._path(scope))
+
+    def no_route(self) -> Failure:
+        """What a request gets that no application wants: one may be about to come where there is
+        none at all."""
+        return NOTHING_DEPLOYED if self.directory.is_empty else NO_ROUTE
 
     async def aclose(self) -> None:
         """Ends what the proxy runs, once the server has ended its requests."""

@@ -20,6 +20,7 @@ class Failure:
 RETRY_SOON = ((b"retry-after", b"1"),)
 
 NO_ROUTE = Failure(404, "Not Found")
+NOTHING_DEPLOYED = Failure(503, "Service Unavailable: no application is deployed yet", RETRY_SOON)
 TIMED_OUT = Failure(408, "Request Timeout")
 HANDLER_FAILED = Failure(500, "Internal Server Error")
 REPLICA_LOST = Failure(502, "Bad Gateway: the replica that worked on this request was lost")

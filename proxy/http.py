@@ -14,7 +14,6 @@ from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
     CLIENT_LEFT,
     HANDLER_FAILED,
-    NO_ROUTE,
     TIMED_OUT,
     UNAVAILABLE,
     Failure,
@@ -116,7 +115,7 @@ class HttpExchange:
     async def _serve(self) -> None:
         route = self._route = self._proxy.match(self._scope)
         if route is None:
-            await self._fail(NO_ROUTE)
+            await self._fail(self._proxy.no_route())
             return
         router = self._proxy.directory.router(route.application, route.ingress)
         if router is None:

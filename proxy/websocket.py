@@ -15,7 +15,6 @@ from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
     CANCELLED_BY_REPLICA,
     CLIENT_LEFT,
-    NO_ROUTE,
     UNAVAILABLE,
     Failure,
     failure_of,
@@ -100,7 +99,7 @@ class WebSocketExchange:
     async def _start(self) -> Call | None:
         route = self._route = self._proxy.match(self._scope)
         if route is None:
-            await self._fail(NO_ROUTE)
+            await self._fail(self._proxy.no_route())
             return None
         router = self._proxy.directory.router(route.application, route.ingress)
         if router is None:

@@ -6,6 +6,7 @@ ends, the kernel closes the write end and each reader sees the end of the file: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -40,4 +41,5 @@ def _wait(fd: int, on_lost: Callable[[], object], kill_after_s: float) -> None:
     timer = threading.Timer(kill_after_s, os._exit, (1,))
     timer.daemon = True
     timer.start()
-    on_lost()
+    with contextlib.suppress(RuntimeError):  # its event loop has ended: so will the process
+        on_lost()

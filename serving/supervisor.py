@@ -275,7 +275,9 @@ class Supervisor:
                 problem = f"{name} ended with code {await process.wait()}"
                 self._children.discard(process.pid)
             except StartError as error:
-                if not ready.is_set():
+                # One that is told to end while it starts fails so, too: raised, that would break
+                # off the end of the others.
+                if not (ready.is_set() or self._stop.is_set()):
                     raise
                 problem = str(error)
             if self._stop.is_set():

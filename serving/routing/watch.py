@@ -44,6 +44,11 @@ class Directory:
         self._closing = Tasks()
         self.reporter = Reporter(self._counters)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no application is known."""
+        return not self._deployments
+
     def router(self, application: str, deployment: str) -> Router | None:
         """The way to a deployment, or None where the controller knows none of that name."""
         key = application, deployment

@@ -215,7 +215,7 @@ def test_second_run_into_a_cluster_replaces_with_a_word_and_deletes_its_own(fold
 
                 second.send_signal(signal.SIGINT)
                 assert second.wait(20) == 0
-                assert requests.get(f"{url}x", timeout=20).status_code == 404
+                assert requests.get(f"{url}x", timeout=20).status_code == 503
     finally:
         command("shutdown")
 

@@ -163,6 +163,28 @@ def test_interrupt_ends_a_blocking_run_with_everything(tmp_path: Path) -> None:
     assert not still_running(started)
 
 
+@pytest.mark.parametrize("meanwhile", ["controller", "proxy", "replica"])
+def test_interrupt_during_the_start_ends_everything_quietly(tmp_path: Path, meanwhile: str) -> None:
+    path = write(tmp_path / "app.py", arguments=", blocking=True")
+    with script(path) as process:
+
+        def starting() -> list[psutil.Process]:
+            return [
+                each for each in descendants(process.pid) if f"serving.{meanwhile}" in command(each)
+            ]
+
+        until(starting)
+        started = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+
+        assert process.stdout is not None
+        said = process.stdout.read()
+        assert process.wait(20) == 0
+    assert "Traceback" not in said
+    assert "ERROR" not in said
+    assert not still_running(started)
+
+
 WAITS = """
     import asyncio, serving
 
@@ -475,7 +497,9 @@ def test_detached_cluster_outlives_the_scripts_that_use_it(tmp_path: Path) -> No
         assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).text == "hello"
         assert "default: RUNNING, /" in serving_command(tmp_path, "status")
         assert "is deleted" in serving_command(tmp_path, "delete", "default")
-        assert requests.get(f"http://127.0.0.1:{port}/", timeout=20).status_code == 404
+        empty = requests.get(f"http://127.0.0.1:{port}/", timeout=20)
+        assert (empty.status_code, empty.headers["Retry-After"]) == (503, "1")
+        assert empty.text == "Service Unavailable: no application is deployed yet"
         again = serving_command(tmp_path, "start", code=1)
         assert f"a cluster runs already, at http://127.0.0.1:{port}" in again
     finally:
@@ -504,7 +528,7 @@ def test_blocking_run_deletes_only_what_it_deployed(tmp_path: Path) -> None:
                 assert requests.get(url, timeout=20).text == "other"
                 other.send_signal(signal.SIGINT)
                 assert other.wait(20) == 0
-                assert requests.get(url, timeout=20).status_code == 404
+                assert requests.get(url, timeout=20).status_code == 503
     finally:
         serving_command(tmp_path, "shutdown")
 

@@ -41,10 +41,12 @@ def matches(directory: Directory, *paths: str) -> list[str | None]:
 async def test_nothing_is_known_before_the_first_update(directory: Directory) -> None:
     assert matches(directory, "/") == [None]
     assert directory.router("a", "Model") is None
+    assert directory.is_empty
 
 
 async def test_snapshot_is_all_there_is(directory: Directory) -> None:
     directory.apply(snapshot("a", "b"))
+    assert not directory.is_empty
     kept = directory.router("a", "Model")
     gone = directory.router("b", "Model")
     assert gone is not None
