@@ -12,6 +12,7 @@ from serving.mux import ResetCode, StreamError
 from serving.mux.session import Part
 from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
+    CANCELLED_BY_REPLICA,
     CLIENT_LEFT,
     HANDLER_FAILED,
     TIMED_OUT,
@@ -84,6 +85,7 @@ class HttpExchange:
 
         # Response
         self._call: Call | None = None
+        # What the access log tells: that of the head that was sent, or of what cut it off.
         self._status = 0
 
     async def run(self) -> None:
@@ -92,6 +94,7 @@ class HttpExchange:
             await self._serve_or_fail()
         except asyncio.CancelledError:
             if self._interrupted is None or self._task is None:
+                self._status = CANCELLED_BY_REPLICA.status  # The server ends, and it has not.
                 raise
             self._task.uncancel()
             if self._interrupted == ResetCode.TIMEOUT:
@@ -183,9 +186,9 @@ class HttpExchange:
 
     async def _fail(self, failure: Failure) -> None:
         """Tells the client of a failure, or breaks off the response that had begun."""
-        if self._status:
+        has_begun, self._status = bool(self._status), failure.status
+        if has_begun:
             raise ResponseBroken(failure.text)
-        self._status = failure.status
         body = failure.text.encode()
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
@@ -24,7 +26,19 @@ async def _run(spec: ReplicaSpec) -> int:
     grace_s = spec.deployment.options.graceful_shutdown_timeout_s
     loop.add_signal_handler(signal.SIGTERM, replica.begin_drain, grace_s)
     lifeline.watch(lambda: replica.begin_drain(LIFELINE_GRACE_S / 2), kill_after_s=LIFELINE_GRACE_S)
-    return await replica.run()
+    status = await replica.run()
+    if replica.ongoing:
+        _exit_now(status)
+    return status
+
+
+def _exit_now(status: int) -> NoReturn:
+    """Ends the process where handlers still run in threads: nothing stops these, and the
+    interpreter's own end would wait for them."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import requests
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
@@ -24,6 +26,8 @@ from tests.support.processes import ongoing, spec_of, the_replica
 from tests.support.record import Record
 
 NAME = "root"
+# Beyond the grace, on a busy machine. Its end would else take 6 s more, and a kill.
+ENDS_WITHIN_S = 5.0
 
 
 def deploy(deployment: Any, *args: Any, grace_s: float) -> None:
@@ -98,6 +102,30 @@ def test_answer_that_is_done_reaches_a_slow_reader_within_the_grace(
             while data := client.recv(1_000_000):
                 received += data
     assert len(received.partition(b"\r\n\r\n")[2]) == drain.BIG
+
+
+def test_stream_that_is_cut_at_the_end_of_the_grace_is_logged_as_503(cluster: Cluster) -> None:
+    deploy(drain.Endless, grace_s=0.3)
+    with requests.get(cluster.url("/endless"), stream=True, timeout=10) as response:
+        assert response.raw.read(4) == b"tick"
+        serving.delete(NAME)
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            response.content  # noqa: B018 - it is read
+    assert response.status_code == 200
+    cluster.logged(r" GET /endless 503 ")
+
+
+def test_thread_that_never_returns_holds_the_end_up_no_longer_than_the_grace(
+    cluster: Cluster, pool: ThreadPoolExecutor
+) -> None:
+    deploy(drain.Spins, grace_s=0.5)
+    asked = pool.submit(cluster.get, "/spins")
+    until(lambda: ongoing(the_replica(NAME)))
+    began = time.monotonic()
+    serving.delete(NAME)
+    assert time.monotonic() - began < 0.5 + ENDS_WITHIN_S
+    assert asked.result(timeout=10).status_code == 503
+    assert "did not end when told to" not in cluster.log()
 
 
 def test_grace_of_zero_ends_an_idle_replica_in_order(cluster: Cluster, record: Record) -> None:
