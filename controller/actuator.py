@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Protocol
 
 from serving.aio import Tasks
@@ -21,6 +22,8 @@ from serving.v1.replica_pb2 import DescribeResponse
 _EXIT_TIMEOUT_S = 2.0
 # Between two questions whether a replica that was adopted is ready.
 _READY_PERIOD_S = 1.0
+# A start that takes so long is told, and again whenever it has taken twice as long.
+_SLOW_START_S = 5.0
 # Between two questions whether an event loop turns, of the time for which it may not.
 _PROBES_EACH = 0.25
 
@@ -34,6 +37,10 @@ class Facts(Protocol):
 
     def is_ready(self, replica: ReplicaProcess) -> None:
         """It takes requests."""
+        ...
+
+    def is_slow(self, replica: ReplicaProcess, for_s: float, stacks: str) -> None:
+        """It has been starting for that long; its stacks, if it tells them."""
         ...
 
     def has_ended(self, replica: ReplicaProcess, code: int | None) -> None:
@@ -79,6 +86,7 @@ class Actuator:
         if replica.seen.state is ReplicaState.STARTING:
             name = f"readiness of {replica.seen.replica_id}"
             self._tasks.start(self._wait_until_ready(replica), name=name)
+            self._watch_start(replica)
 
     def watch_health(self, replica: ReplicaProcess) -> None:
         """Checks the health of a replica for as long as it takes requests."""
@@ -129,6 +137,7 @@ class Actuator:
             self._end(replica, None)
             return
         self._facts.has_process(replica)
+        self._watch_start(replica)
         await self._wait(replica)
 
     async def _wait(self, replica: ReplicaProcess) -> None:
@@ -142,6 +151,20 @@ class Actuator:
                 self._facts.is_ready(replica)
             elif await replica.ends_within(_READY_PERIOD_S):
                 return
+
+    def _watch_start(self, replica: ReplicaProcess) -> None:
+        self._tasks.start(self._tell_slowness(replica), name=f"start of {replica.seen.replica_id}")
+
+    async def _tell_slowness(self, replica: ReplicaProcess) -> None:
+        began, after_s = replica.seen.started_at, _SLOW_START_S
+        while not await replica.ends_within(max(0.0, began + after_s - time.monotonic())):
+            if replica.seen.state is not ReplicaState.STARTING:
+                return
+            told = await replica.stacks()
+            taken_s = time.monotonic() - began
+            if replica.seen.state is ReplicaState.STARTING:
+                self._facts.is_slow(replica, taken_s, told.text)
+            after_s = 2 * max(after_s, taken_s)
 
     def _end(self, replica: ReplicaProcess, code: int | None) -> None:
         replica.has_ended()

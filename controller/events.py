@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from serving.controller import plan
 from serving.controller.actuator import Actuator
+from serving.controller.inspection import place_of
 from serving.controller.model import History, ReplicaState
 from serving.controller.publisher import Publisher
 from serving.controller.queue import Queue
@@ -58,6 +59,12 @@ class Events:
 
     def is_ready(self, replica: ReplicaProcess) -> None:
         self.report(replica.seen.replica_id, "")
+
+    def is_slow(self, replica: ReplicaProcess, for_s: float, stacks: str) -> None:
+        place = place_of(stacks)
+        replica.slowness = f"has been starting for {for_s:.0f} s{place and f': it is at {place}'}"
+        log.warning("%s %s", replica.seen.replica_id, replica.slowness)
+        self._queue.add(replica.record.application)
 
     def takes_requests(self, replica: ReplicaProcess) -> None:
         """It does from now on, or was found to do so."""

@@ -109,6 +109,8 @@ class ReplicaProcess:
         self.pid = 0
         # Why it ended or could not start, as far as it told.
         self.error = ""
+        # For how long it has been starting and where it is, once that is news.
+        self.slowness = ""
         # What it runs with; None where a change of it failed halfway.
         self.settings: Settings | None = None
         self.is_reconfiguring = False

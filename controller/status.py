@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.controller import plan
-from serving.controller.model import History, ReplicaState
+from serving.controller.model import History, ReplicaState, Target
 from serving.controller.state import ApplicationState, DeploymentState
 from serving.v1 import controller_pb2 as pb
 
@@ -93,13 +93,7 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
         return "UPDATING", "is being deleted"
     history = state.histories.get(target.version, History())
     failed = "UPDATE_FAILED" if application.serving is not None else "DEPLOY_FAILED"
-    ready = sum(
-        replica.state is ReplicaState.RUNNING and replica.version == target.version
-        for replica in state.seen()
-    )
-    progress = f"has {ready} of {target.num_replicas} replicas ready"
-    if state.shortage:
-        progress += f"; waits for {state.shortage}"
+    progress = _progress(state, target)
     # First match wins.
     if state.config_error:
         return failed, (
@@ -120,6 +114,21 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
     if target.wakes and application.serving_generation == application.generation:
         return "UPSCALING", progress
     return "UPDATING", progress
+
+
+def _progress(state: DeploymentState, target: Target) -> str:
+    """How many replicas are ready, and what the others wait for."""
+    ready = sum(
+        replica.state is ReplicaState.RUNNING and replica.version == target.version
+        for replica in state.seen()
+    )
+    progress = f"has {ready} of {target.num_replicas} replicas ready"
+    if state.shortage:
+        progress += f"; waits for {state.shortage}"
+    for replica in state.replicas.values():
+        if replica.seen.state is ReplicaState.STARTING and replica.slowness:
+            return f"{progress}; {replica.seen.replica_id} {replica.slowness}"
+    return progress
 
 
 def _trigger(word: str, state: DeploymentState) -> str:

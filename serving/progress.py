@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.v1 import controller_pb2 as pb
+
+# From then on a deploy tells how it goes even where nobody may be looking.
+_TAKES_LONG_S = 4.0
 
 
 def follow(statuses: Iterator[pb.ApplicationStatus], *, alone: bool) -> None:
@@ -19,9 +23,12 @@ def follow(statuses: Iterator[pb.ApplicationStatus], *, alone: bool) -> None:
 
 
 @contextmanager
-def shown(*, alone: bool) -> Iterator[Callable[[pb.ApplicationStatus], None]]:
+def shown(
+    *, alone: bool, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[pb.ApplicationStatus], None]]:
     """Yields what shows a status while stderr is a terminal: lines that move, if nobody else writes
-    there (`alone`); else, where processes log, a line for each that is news."""
+    there (`alone`); else, where processes log, a line for each that is news. Outside of a terminal
+    only what takes long is told, unless the processes log there."""
     texts: dict[str, str] = {}
     if alone and sys.stderr.isatty():
         # Nobody else needs it.
@@ -37,9 +44,12 @@ def shown(*, alone: bool) -> Iterator[Callable[[pb.ApplicationStatus], None]]:
             yield show
         return
 
+    began = clock()
+
     def say_news(status: pb.ApplicationStatus) -> None:
         text = _text(status)
-        if text != texts.get(status.name) and sys.stderr.isatty():
+        takes_long = alone and clock() - began >= _TAKES_LONG_S
+        if text != texts.get(status.name) and (takes_long or sys.stderr.isatty()):
             say(text)
         texts[status.name] = text
 

@@ -185,6 +185,28 @@ def test_interrupt_during_the_start_ends_everything_quietly(tmp_path: Path, mean
     assert not still_running(started)
 
 
+def test_start_that_takes_long_is_told_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    path.write_text(
+        textwrap.dedent("""
+            import threading, serving
+
+            @serving.deployment
+            class Slow:
+                def __init__(self):
+                    threading.Event().wait(60)
+                def __call__(self): ...
+
+            serving.run(Slow.bind())
+        """)
+    )
+    with script(path) as process:
+        told = read_until(process, "has been starting for")
+        assert f"it is at {path}:7 in __init__" in told
+        assert "default#Slow#" in told
+        process.send_signal(signal.SIGTERM)
+
+
 WAITS = """
     import asyncio, serving
 

@@ -78,6 +78,10 @@ class FakeEngine:
             )
         if method == "Reconfigure":
             return replica_pb2.ReconfigureResponse()
+        if method == "Stacks":
+            return replica_pb2.StacksResponse(
+                text='Thread MainThread:\n  File "/model.py", line 7, in load\n'
+            )
         assert method == "Health", method
         return replica_pb2.HealthResponse()
 

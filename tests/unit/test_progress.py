@@ -60,3 +60,19 @@ def test_nothing_is_shown_outside_of_a_terminal(
     progress.follow(iter(statuses()), alone=alone)
 
     assert capsys.readouterr().err == ""
+
+
+def test_what_takes_long_is_told_outside_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    moments = iter([0.0, 3.9, 4.0, 5.0])
+    first, second, third = statuses()
+    with progress.shown(alone=True, clock=lambda: next(moments)) as show:
+        show(first)
+        assert capsys.readouterr().err == ""
+        second.deployments[0].message = "has 0 of 2 replicas ready; one starts slowly"
+        show(second)
+        show(third)
+
+    assert capsys.readouterr().err == (
+        "Deploying [app]: D has 0 of 2 replicas ready; one starts slowly\n"
+        "Deploying [app]: D is ready\n"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.controller import plan
+from serving.controller import actuator, plan
 from serving.controller.model import Plan, Target
 from serving.controller.targets import ConflictError
 from serving.v1 import controller_pb2 as pb
@@ -55,6 +55,22 @@ async def test_application_runs_only_when_every_watcher_knows(plane: Plane) -> N
 
         plane.publisher.confirm(watcher, plane.publisher.revision)
         await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+async def test_start_that_takes_long_is_told_with_its_place_until_it_is_over(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actuator, "_SLOW_START_S", 0.02)
+    plane.deploy()
+    await plane.until(lambda: "has been starting" in plane.status().message)
+    (replica,) = plane.status().deployments[0].replicas
+    said = f"{replica.replica_id} has been starting for 0 s: it is at /model.py:7 in load"
+    assert plane.status().message.endswith(f"has 0 of 1 replicas ready; {said}")
+    await plane.until(lambda: caplog.text.count("has been starting") == 2)
+
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    assert plane.status().message == ""
 
 
 async def test_same_specification_with_other_bytes_is_the_same(plane: Plane) -> None:
