@@ -319,7 +319,9 @@ class ReplicaProcess:
         try:
             answer = await self._control("Health", request, 2 * timeout_s + _CONTROL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if not self._exited.is_set():
+            # One that ends, by itself or because it is to, answers no more.
+            ended = await self.ends_within(_ENDING_TIMEOUT_S)
+            if self.seen.state is ReplicaState.RUNNING and not ended:
                 log.warning("%s did not answer a health check: %s", self, error.details())
             return ""
         return str(answer.unhealthy)
