@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -19,9 +20,11 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from serving.controller.journal import Journal
 from serving.controller.store import (
     ApplicationRecord,
     Changes,
+    DeploymentRecord,
     Found,
     LoadedApplication,
     ReplicaRecord,
@@ -30,7 +33,9 @@ from serving.controller.store import (
 )
 from serving.v1 import controller_pb2 as pb
 
-FORMAT = 1
+log = logging.getLogger("serving.controller")
+
+FORMAT = 2
 """Of the tables, kept as SQLite's `user_version`."""
 
 _TABLES = """
@@ -44,6 +49,10 @@ CREATE TABLE versions (
     generation INTEGER NOT NULL, deployed_at REAL NOT NULL, worked INTEGER NOT NULL,
     errors TEXT NOT NULL, instead_of INTEGER NOT NULL, note TEXT NOT NULL, spec BLOB NOT NULL,
     PRIMARY KEY (application, generation)
+) STRICT;
+CREATE TABLE deployments (
+    application TEXT NOT NULL REFERENCES applications ON DELETE CASCADE, name TEXT NOT NULL,
+    num_replicas INTEGER NOT NULL, journal BLOB NOT NULL, PRIMARY KEY (application, name)
 ) STRICT;
 CREATE TABLE replicas (
     replica_id TEXT PRIMARY KEY, application TEXT NOT NULL, deployment TEXT NOT NULL,
@@ -125,6 +134,14 @@ class SQLiteStore:
                 changes.removed_versions,
             )
             db.executemany(
+                "DELETE FROM deployments WHERE application = ? AND name = ?",
+                changes.removed_deployments,
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?)",
+                map(_deployment_row, changes.deployments),
+            )
+            db.executemany(
                 "DELETE FROM replicas WHERE replica_id = ?",
                 [(replica_id,) for replica_id in changes.removed_replicas],
             )
@@ -167,10 +184,29 @@ class SQLiteStore:
             except (DecodeError, ValueError) as error:
                 if row[0] in (generation, serving_generation):
                     broken = f"its version {row[0]} in {self._path} cannot be read: {error}"
+        deployments = [
+            DeploymentRecord(name, *row[:2], self._journal(name, *row[::2]))
+            for row in self._db.execute(
+                "SELECT name, num_replicas, journal FROM deployments WHERE application = ?"
+                " ORDER BY name",
+                (name,),
+            )
+        ]
         record = ApplicationRecord(name, generation, serving_generation, bool(deleting))
         if not broken and generation not in {version.generation for version in versions}:
             broken = f"its version {generation} is missing in {self._path}"
-        return LoadedApplication(record, tuple(versions), broken)
+        return LoadedApplication(record, tuple(versions), tuple(deployments), broken)
+
+    def _journal(self, application: str, deployment: str, message: bytes) -> Journal:
+        try:
+            found = pb.Journal.FromString(message)
+        except DecodeError as error:  # the application does without
+            log.warning(
+                "the decisions of %s#%s in %s cannot be read: %s",
+                *(application, deployment, self._path, error),
+            )
+            return Journal()
+        return Journal(tuple(found.decisions), tuple(found.failures))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -238,6 +274,16 @@ def _version_row(version: VersionRecord) -> tuple[Any, ...]:
         version.instead_of,
         version.note,
         version.spec.SerializeToString(),
+    )
+
+
+def _deployment_row(record: DeploymentRecord) -> tuple[Any, ...]:
+    journal = pb.Journal(decisions=record.journal.decisions, failures=record.journal.failures)
+    return (
+        record.application,
+        record.name,
+        record.num_replicas,
+        journal.SerializeToString(),
     )
 
 

@@ -1,6 +1,6 @@
 """Where the target state and the registry of replicas are kept.
 
-What is wanted, every version of it, and what was started for it. The controller commits a decision
+What is wanted, every version of it, what was started for it, and why. The controller commits a decision
 before it acts on it, each in one transaction, so that one that is killed at any instant finds in
 the store all that it may have begun.
 
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+from serving.controller.journal import Journal
 from serving.v1 import controller_pb2 as pb
+
+
+_Record = TypeVar("_Record")
 
 
 class StoreError(Exception):
@@ -52,6 +56,17 @@ class ApplicationRecord:
 
 
 @dataclass(frozen=True)
+class DeploymentRecord:
+    """What has become of a deployment, beside what is wanted of it."""
+
+    application: str
+    name: str
+    # How many replicas there are to be: what its load has led to, where it follows that.
+    num_replicas: int
+    journal: Journal = Journal()
+
+
+@dataclass(frozen=True)
 class ReplicaRecord:
     """A replica that was, or is about to be, started."""
 
@@ -75,6 +90,7 @@ class LoadedApplication:
 
     record: ApplicationRecord
     versions: tuple[VersionRecord, ...]
+    deployments: tuple[DeploymentRecord, ...] = ()
     # What of it cannot be read, in words; empty where all is well.
     broken: str = ""
 
@@ -95,7 +111,10 @@ class Changes:
     versions: tuple[VersionRecord, ...] = ()
     # Of an application, by generation.
     removed_versions: tuple[tuple[str, int], ...] = ()
-    # With their versions.
+    deployments: tuple[DeploymentRecord, ...] = ()
+    # Of an application, by name.
+    removed_deployments: tuple[tuple[str, str], ...] = ()
+    # With their versions and deployments.
     removed_applications: tuple[str, ...] = ()
     replicas: tuple[ReplicaRecord, ...] = ()
     removed_replicas: tuple[str, ...] = ()
@@ -130,6 +149,7 @@ class MemoryStore:
     epoch: int = 0
     applications: dict[str, ApplicationRecord] = field(default_factory=dict)
     versions: dict[tuple[str, int], VersionRecord] = field(default_factory=dict)
+    deployments: dict[tuple[str, str], DeploymentRecord] = field(default_factory=dict)
     replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
 
     def next_epoch(self) -> int:
@@ -138,7 +158,9 @@ class MemoryStore:
 
     def load(self) -> Found:
         found = [
-            LoadedApplication(record, tuple(self._versions_of(record.name)))
+            LoadedApplication(
+                record, _of(self.versions, record.name), _of(self.deployments, record.name)
+            )
             for _, record in sorted(self.applications.items())
         ]
         return Found(tuple(found), tuple(self.replicas.values()))
@@ -146,14 +168,18 @@ class MemoryStore:
     def commit(self, changes: Changes) -> None:
         for name in changes.removed_applications:
             self.applications.pop(name, None)
-            for key in [key for key in self.versions if key[0] == name]:
-                del self.versions[key]
+            self.versions = {k: v for k, v in self.versions.items() if k[0] != name}
+            self.deployments = {k: v for k, v in self.deployments.items() if k[0] != name}
         for record in changes.applications:
             self.applications[record.name] = record
         for version in changes.versions:
             self.versions[version.spec.name, version.generation] = version
         for key in changes.removed_versions:
             self.versions.pop(key, None)
+        for name in changes.removed_deployments:
+            self.deployments.pop(name, None)
+        for deployment in changes.deployments:
+            self.deployments[deployment.application, deployment.name] = deployment
         for replica_id in changes.removed_replicas:
             self.replicas.pop(replica_id, None)
         for replica in changes.replicas:
@@ -162,5 +188,6 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _versions_of(self, name: str) -> list[VersionRecord]:
-        return [self.versions[key] for key in sorted(self.versions) if key[0] == name]
+
+def _of(records: Mapping[tuple[str, Any], _Record], application: str) -> tuple[_Record, ...]:
+    return tuple(records[key] for key in sorted(records) if key[0] == application)

@@ -184,6 +184,14 @@ class ReplicaFailure(_message.Message):
     error: str
     def __init__(self, at_s: _Optional[float] = ..., replica_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
+class Journal(_message.Message):
+    __slots__ = ("decisions", "failures")
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    decisions: _containers.RepeatedCompositeFieldContainer[Decision]
+    failures: _containers.RepeatedCompositeFieldContainer[ReplicaFailure]
+    def __init__(self, decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[ReplicaFailure, _Mapping]]] = ...) -> None: ...
+
 class DeploymentStatus(_message.Message):
     __slots__ = ("name", "status", "message", "target_num_replicas", "replicas", "status_trigger", "options", "decisions", "last_failures", "policy_error")
     NAME_FIELD_NUMBER: _ClassVar[int]

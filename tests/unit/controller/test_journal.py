@@ -5,9 +5,7 @@ from serving.controller.model import Plan, Start, Stop
 
 
 def test_steps_of_one_kind_and_reason_are_one_decision() -> None:
-    journal = Journal()
-
-    journal.planned(
+    journal = Journal().planned(
         Plan(
             start=(Start("v2", "0 of 2 replicas"), Start("v2", "0 of 2 replicas")),
             stop=(Stop("app#D#1", "deleted"), Stop("app#D#2", "sick"), Stop("app#D#3", "deleted")),
@@ -23,18 +21,14 @@ def test_steps_of_one_kind_and_reason_are_one_decision() -> None:
 
 
 def test_plan_without_steps_is_no_decision() -> None:
-    journal = Journal()
-
-    journal.planned(Plan(wake_at=3.0), at_s=5.0)
-
-    assert not journal.decisions
+    assert Journal().planned(Plan(wake_at=3.0), at_s=5.0) == Journal()
 
 
 def test_journal_is_bounded() -> None:
     journal = Journal()
     for number in range(100):
-        journal.decided(str(number), at_s=number)
-        journal.failed("app#D#1", "x" * 10 * MAX_ERROR_LENGTH, at_s=number)
+        journal = journal.decided(str(number), at_s=number)
+        journal = journal.failed("app#D#1", "x" * 10 * MAX_ERROR_LENGTH, at_s=number)
 
     assert [each.text for each in journal.decisions] == [
         str(number) for number in range(100 - KEPT_DECISIONS, 100)

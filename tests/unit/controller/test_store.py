@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from serving.controller.journal import Journal
 from serving.controller.sqlite import SQLiteStore
 from serving.controller.store import (
     ApplicationRecord,
     Changes,
+    DeploymentRecord,
     Found,
     LoadedApplication,
     MemoryStore,
@@ -104,6 +106,23 @@ def test_replicas_come_change_and_go(store: Store) -> None:
     assert store.load().replicas == (running,)
 
 
+def test_deployments_come_change_and_go_with_their_application(store: Store) -> None:
+    store.commit(deployed())
+    first = DeploymentRecord("app", "D", 1)
+    other = DeploymentRecord("app", "E", 2, Journal().failed("app#E#1", "ValueError: no", 6.5))
+    store.commit(Changes(deployments=(first, other)))
+    assert store.load().applications[0].deployments == (first, other)
+
+    scaled = replace(first, num_replicas=3, journal=Journal().decided("scale from 1 to 3", 7.25))
+    store.commit(Changes(deployments=(scaled,), removed_deployments=(("app", "E"),)))
+    store.commit(Changes(applications=(ApplicationRecord("app", 1, deleting=True),)))
+    assert store.load().applications[0].deployments == (scaled,)
+
+    store.commit(Changes(removed_applications=("app",)))
+    store.commit(deployed())
+    assert store.load().applications[0].deployments == ()
+
+
 # On disk
 
 
@@ -171,7 +190,7 @@ def test_file_of_another_format_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(StoreError, match="its format is 99, and this one reads 1"):
+    with pytest.raises(StoreError, match="its format is 99, and this one reads 2"):
         SQLiteStore(path)
 
 
