@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from serving import api, lifeline
+from serving.code import name_of
 from serving.deployment import Application, Deployment
 from serving.exceptions import ServingError
 from serving.specs import Overrides, UnknownDeploymentError, application_spec
@@ -190,7 +191,7 @@ def main() -> None:
         found, spec = answer(json.load(file))
         file.seek(0)
         file.truncate()
-        file.write(json.dumps(found, default=repr).encode() + b"\n" + spec)
+        file.write(json.dumps(found, default=name_of).encode() + b"\n" + spec)
 
 
 if __name__ == "__main__":

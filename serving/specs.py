@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from serving import packages
-from serving.code import capture, dumps, fingerprint, refuse, unportable
+from serving.code import capture, dumps, fingerprint, name_of, refuse, unportable
 from serving.deployment import Application, Deployment
 from serving.exceptions import CodeNotPortableError
 from serving.handle import DeploymentHandle
@@ -227,9 +227,8 @@ def _deployment_spec(
         calls=calls,
         options=options_message(deployment),
         http_adapter=capture(adapter) if adapter is not None else None,
-        autoscaling_policy=_captured_policy(deployment),
     )
-    spec.options.autoscaling_config_json = _autoscaling_json(deployment, spec)
+    _add_autoscaling(spec, deployment)
     return spec
 
 
@@ -266,14 +265,19 @@ class _Packages:
         return pb.Package(digest=self._digests[source, is_module], source=str(source))
 
 
-def _captured_policy(deployment: Deployment[..., Any]) -> pb.Code | None:
+def _add_autoscaling(spec: pb.DeploymentSpec, deployment: Deployment[..., Any]) -> None:
     config = deployment.config.autoscaling_config
-    if config is None or config.policy is None:
-        return None
-    function = config.policy.policy_function
-    if isinstance(function, str):
-        function = _imported(function, deployment.name)
-    return capture(function)
+    if config is None:
+        return
+    values = config.model_dump(exclude={"policy"}, exclude_none=True)
+    if config.policy is not None:
+        function = config.policy.policy_function
+        if isinstance(function, str):
+            function = _imported(function, deployment.name)
+        spec.autoscaling_policy.CopyFrom(capture(function))
+        spec.options.autoscaling_policy_version = fingerprint([spec.autoscaling_policy])
+        values["policy"] = {"policy_function": name_of(function)}
+    spec.options.autoscaling_config_json = json.dumps(values, sort_keys=True)
 
 
 def _imported(path: str, deployment: str) -> Callable[..., Any]:
@@ -292,17 +296,6 @@ def _imported(path: str, deployment: str) -> Callable[..., Any]:
             f"{path!r} is no function"
         )
     return cast("Callable[..., Any]", found)
-
-
-def _autoscaling_json(deployment: Deployment[..., Any], spec: pb.DeploymentSpec) -> str:
-    """In the policy's place stands a hash of its code, so that another one makes a difference."""
-    config = deployment.config.autoscaling_config
-    if config is None:
-        return ""
-    values = config.model_dump(exclude={"policy"}, exclude_none=True)
-    if config.policy is not None:
-        values["policy"] = {"policy_function": fingerprint([spec.autoscaling_policy])}
-    return json.dumps(values, sort_keys=True)
 
 
 def options_message(deployment: Deployment[..., Any]) -> pb.DeploymentOptions:

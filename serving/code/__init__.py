@@ -1,7 +1,7 @@
 """How code and constructor arguments travel to replicas: by reference if they can, else by value.
 
 __init__.py      capture, load, dumps, loads, refuse, fingerprint
-references.py    what a fresh process can import, and finds to be this very object
+references.py    what a fresh process can import, and finds to be this very object; names of code
 pickler.py       cloudpickle, with reducers for what it cannot send or what would not load
 models.py        pydantic models, as what they were made from
 webapps.py       FastAPI's and Starlette's objects likewise
@@ -24,10 +24,11 @@ from typing import Any
 from serving.code import blame, loading, references, unportable
 from serving.code.fingerprints import fingerprint
 from serving.code.pickler import CodePickler
+from serving.code.references import name_of
 from serving.exceptions import CodeNotPortableError
 from serving.v1.controller_pb2 import Code
 
-__all__ = ["capture", "dumps", "fingerprint", "load", "loads", "refuse", "unportable"]
+__all__ = ["capture", "dumps", "fingerprint", "load", "loads", "name_of", "refuse", "unportable"]
 
 
 def capture(obj: object) -> Code:

@@ -29,6 +29,12 @@ def path_of(obj: object) -> str | None:
     return f"{module}:{name}" if found is obj else None
 
 
+def name_of(obj: object) -> str:
+    """The import path of code, for people; of what cannot be imported what it would be."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    return f"{module}:{name}" if module and name else repr(obj)
+
+
 def constant_path(obj: object) -> str | None:
     """The like for an instance that the module of its class has under a name of its own."""
     module = type(obj).__module__

@@ -25,7 +25,7 @@ class Package(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class DeploymentOptions(_message.Message):
-    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s", "autoscaling_config_json", "max_replicas_per_node")
+    __slots__ = ("num_replicas", "max_ongoing_requests", "max_queued_requests", "user_config_json", "graceful_shutdown_timeout_s", "graceful_shutdown_wait_loop_s", "health_check_period_s", "health_check_timeout_s", "ray_actor_options_json", "rolling_update_percentage", "max_surge_percent", "blocked_loop_timeout_s", "autoscaling_config_json", "autoscaling_policy_version", "max_replicas_per_node")
     NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class DeploymentOptions(_message.Message):
     MAX_SURGE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_LOOP_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_REPLICAS_PER_NODE_FIELD_NUMBER: _ClassVar[int]
     num_replicas: int
     max_ongoing_requests: int
@@ -53,8 +54,9 @@ class DeploymentOptions(_message.Message):
     max_surge_percent: float
     blocked_loop_timeout_s: float
     autoscaling_config_json: str
+    autoscaling_policy_version: str
     max_replicas_per_node: int
-    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ..., max_replicas_per_node: _Optional[int] = ...) -> None: ...
+    def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ..., autoscaling_policy_version: _Optional[str] = ..., max_replicas_per_node: _Optional[int] = ...) -> None: ...
 
 class DeploymentSpec(_message.Message):
     __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy", "working_dir", "py_modules")

@@ -56,6 +56,23 @@ class Waits:
         return "open"
 
 waits = Waits.bind()
+
+def two(context):
+    return 2
+
+@serving.deployment(
+    autoscaling_config={
+        "max_replicas": 9,
+        "metrics_interval_s": 0.1,
+        "upscale_delay_s": 0,
+        "policy": {"policy_function": two},
+    }
+)
+class Scaled:
+    def __call__(self, request):
+        return "scaled"
+
+scaled = Scaled.bind()
 """
 
 
@@ -253,6 +270,50 @@ def test_built_file_deploys_what_the_code_gives(state_dir: Path, folder: Path) -
     assert "max_ongoing_requests: 7" in built
     assert replicas() == before
     assert get("/") == "one None {'a': [1, None]}"
+
+
+SCALED = """
+applications:
+- import_path: app:scaled
+  deployments:
+  - name: Scaled
+    num_replicas: auto
+    autoscaling_config:
+      min_replicas: 0
+      initial_replicas: 1
+      metrics_interval_s: 0.1
+      upscale_delay_s: 0
+      policy: {policy_function: policies.asked}
+"""
+
+
+def test_policy_of_a_config_is_shown_by_its_path_and_another_code_of_it_is_another(
+    state_dir: Path, folder: Path
+) -> None:
+    (folder / "policies.py").write_text("def asked(context): return 3\n")
+    deploy(folder, SCALED)
+    until(lambda: len(replicas()["default"]) == 3)
+    (before,) = replicas().values()
+    assert "policy_function: policies.asked" in serve("config")
+    assert "unchanged" in deploy(folder, SCALED)
+
+    (folder / "policies.py").write_text("def asked(context): return 4\n")
+    deploy(folder, SCALED)
+
+    until(lambda: len(replicas()["default"]) == 4)
+    assert set(before) < set(replicas()["default"])
+
+
+def test_policy_in_the_code_is_built_and_deployed_by_its_path(
+    state_dir: Path, folder: Path
+) -> None:
+    serve("build", "app:scaled", "-o", "built.yaml", cwd=folder)
+    assert "policy_function: app:two" in (folder / "built.yaml").read_text()
+
+    serve("deploy", "built.yaml", cwd=folder)
+
+    until(lambda: len(replicas()["default"]) == 2)
+    assert get("/") == "scaled"
 
 
 def test_run_serves_a_file_with_its_own_options_until_interrupted(
