@@ -148,7 +148,9 @@ class Events:
 
     def _note_failure(self, replica: ReplicaProcess, error: str) -> None:
         seen, deployment = replica.seen, self._registry.deployment_of(replica)
-        deployment.journal.failed(seen.replica_id, headline_first(error), time.time())
+        reason = headline_first(error)
+        deployment.journal = deployment.journal.failed(seen.replica_id, reason, time.time())
+        self._registry.note_deployment(replica.record.application, replica.record.deployment)
         if seen.version in deployment.specs:
             deployment.histories[seen.version] = plan.after_failure(
                 deployment.histories.get(seen.version, History()),

@@ -22,7 +22,7 @@ from dataclasses import replace
 from serving.aio import Tasks
 from serving.controller import plan
 from serving.controller.events import Events
-from serving.controller.model import Plan, Replica, ReplicaState, Start
+from serving.controller.model import Plan, Replica, ReplicaState, Start, Stop
 from serving.controller.published import deployments_of, route_of
 from serving.controller.publisher import Publisher
 from serving.controller.queue import Queue
@@ -153,7 +153,43 @@ class Reconciler:
 
     def _take_steps(self, state: ApplicationState, now: float) -> None:
         """Decides, commits, acts."""
-        held = state.held
+        plans, starting = self._decide(state, now)
+        stopping = [
+            state.deployments[name].replicas[stop.replica_id]
+            for name, steps in plans.items()
+            for stop in steps.stop
+        ]
+        stopped = (replace(each.record, state=ReplicaState.STOPPING.value) for each in stopping)
+        at_s = time.time()
+        journals = {
+            name: state.deployments[name].journal.planned(steps, at_s)
+            for name, steps in plans.items()
+            if steps.start or steps.stop
+        }
+        try:
+            self.registry.commit(
+                Changes(
+                    deployments=state.records(journals),
+                    replicas=(*(each.record for each in starting), *stopped),
+                )
+            )
+        except StoreError:
+            for replica in starting:
+                self._room.release(replica)
+            raise
+        for name, journal in journals.items():
+            state.deployments[name].journal = journal
+        for replica in starting:
+            self._start(state, replica)
+        for replica in stopping:
+            self._stop(replica, now)
+        self._look_after(state, plans)
+
+    def _decide(
+        self, state: ApplicationState, now: float
+    ) -> tuple[dict[str, Plan], list[ReplicaProcess]]:
+        """The steps for which there is room, and the replicas that they start."""
+        held, starting = state.held, []
         plans = {
             name: plan.compute(
                 deployment.target,
@@ -164,32 +200,16 @@ class Reconciler:
             )
             for name, deployment in state.deployments.items()
         }
-        starting = [
-            replica
-            for name, steps in plans.items()
-            for replica in self._with_room(state, name, steps.start, now)
-        ]
-        stopping = [
-            state.deployments[name].replicas[stop.replica_id]
-            for name, steps in plans.items()
-            for stop in steps.stop
-        ]
-        busy = {each.record.deployment for each in (*starting, *stopping)}
-        stopping += self._room.in_the_way(state, busy)
-        stopped = (replace(each.record, state=ReplicaState.STOPPING.value) for each in stopping)
-        try:
-            self.registry.commit(Changes(replicas=(*(each.record for each in starting), *stopped)))
-        except StoreError:
-            for replica in starting:
-                self._room.release(replica)
-            raise
         for name, steps in plans.items():
-            state.deployments[name].journal.planned(steps, time.time())
-        for replica in starting:
-            self._start(state, replica)
-        for replica in stopping:
-            self._stop(replica, now)
-        self._look_after(state, plans)
+            found = self._with_room(state, name, steps.start, now)
+            plans[name] = replace(steps, start=steps.start[: len(found)])
+            starting += found
+        busy = {name for name, steps in plans.items() if steps.start or steps.stop}
+        for replica in self._room.in_the_way(state, busy):
+            name = replica.record.deployment
+            stop = Stop(replica.seen.replica_id, "its successor finds no room beside it")
+            plans[name] = replace(plans[name], stop=(stop,))
+        return plans, starting
 
     def _with_room(
         self, state: ApplicationState, name: str, steps: Sequence[Start], now: float
@@ -247,7 +267,8 @@ class Reconciler:
                         self._actuator.watch_loop(replica)
                 self._note_given_up(state, name, deployment)
             elif not deployment.replicas:
-                del state.deployments[name]
+                self.registry.forget_deployment(state, name)
+                self._queue.wake()  # it is yet to be saved
 
     def _reconfigure(self, deployment: DeploymentState) -> None:
         assert deployment.target is not None

@@ -89,8 +89,6 @@ def take_over(
             events.takes_requests(replica)
         elif replica.seen.state is ReplicaState.STOPPING:
             events.actuator.stop(replica, takes_requests=True)
-    for state in registry.applications.values():
-        state.keep_number()
 
 
 def _make_known(replica: ReplicaProcess, applications: dict[str, ApplicationState]) -> None:

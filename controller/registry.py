@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from serving.controller.packages import digests
 from serving.controller.replica import ReplicaProcess
 from serving.controller.state import ApplicationState, DeploymentState
-from serving.controller.store import Changes, ReplicaRecord, Store, VersionRecord
+from serving.controller.store import (
+    Changes,
+    DeploymentRecord,
+    ReplicaRecord,
+    Store,
+    VersionRecord,
+)
 
 
 @dataclass
@@ -16,6 +22,9 @@ class News:
 
     versions: dict[tuple[str, int], VersionRecord] = field(default_factory=dict)
     removed_applications: dict[str, None] = field(default_factory=dict)
+    # Of applications, by name. What is to be told of them is found out when it is told.
+    deployments: dict[tuple[str, str], None] = field(default_factory=dict)
+    removed_deployments: dict[tuple[str, str], None] = field(default_factory=dict)
     replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
     removed_replicas: dict[str, None] = field(default_factory=dict)
 
@@ -24,9 +33,11 @@ class News:
         self.versions = {key: version for key, version in self.versions.items() if key[0] != name}
         self.removed_applications[name] = None
 
-    def changes(self) -> Changes:
+    def changes(self, deployments: tuple[DeploymentRecord, ...]) -> Changes:
         """As a store takes them."""
         return Changes(
+            deployments=deployments,
+            removed_deployments=tuple(self.removed_deployments),
             versions=tuple(self.versions.values()),
             removed_applications=tuple(self.removed_applications),
             replicas=tuple(self.replicas.values()),
@@ -69,6 +80,12 @@ class Registry:
         if not state.comes_back:
             self._news.remove_application(state.name)
 
+    def forget_deployment(self, state: ApplicationState, name: str) -> None:
+        """Nothing of a deployment runs any more, which is not wanted."""
+        del state.deployments[name]
+        if not state.deleting:  # else the store has it for as long as its application
+            self._news.removed_deployments[state.name, name] = None
+
     # The store
 
     def commit(self, changes: Changes) -> None:
@@ -84,14 +101,25 @@ class Registry:
         """A replica of the store is no more."""
         self._news.removed_replicas[replica_id] = None
 
+    def note_deployment(self, application: str, name: str) -> None:
+        """There is something new in the journal of a deployment, or another number of replicas."""
+        self._news.deployments[application, name] = None
+
     def note_version(self, state: ApplicationState) -> None:
         """It is known how the wanted version of an application goes."""
         self._news.versions[state.name, state.generation] = state.version
 
     def save(self) -> None:
         """Keeps what happened. Raises StoreError: then it is kept for the next time."""
-        self.commit(self._news.changes())
+        noted = (record for key in self._news.deployments for record in self._records(*key))
+        self.commit(self._news.changes(tuple(noted)))
         self._news = News()
+
+    def _records(self, application: str, name: str) -> tuple[DeploymentRecord, ...]:
+        state = self.applications.get(application)
+        if state is None or name not in state.deployments:
+            return ()
+        return state.records({name: state.deployments[name].journal})
 
     def packages_in_use(self) -> set[str]:
         """Those that may be started with, or run."""

@@ -27,12 +27,17 @@ def target_of(options: pb.DeploymentOptions, before: int | None) -> int:
     return options.num_replicas if config is None else first_target(config, before)
 
 
+def what_is_followed(spec: pb.DeploymentSpec) -> tuple[str, str]:
+    """The configuration as JSON, and the version of the policy's code."""
+    return spec.options.autoscaling_config_json, spec.options.autoscaling_policy_version
+
+
 @dataclass
 class Scaled:
     """One deployment whose number follows the load."""
 
-    # What it was asked to do: a policy's code has its hash there.
-    json: str
+    # What it was asked to do.
+    follows: tuple[str, str]
     autoscaler: Autoscaler
     # None: the load decides.
     policy: PolicyProcess | None

@@ -16,7 +16,7 @@ from serving.controller.model import Target
 from serving.controller.policy import PolicyProcess
 from serving.controller.queue import Queue
 from serving.controller.registry import Registry
-from serving.controller.scaled import Key, Scaled, config_of
+from serving.controller.scaled import Key, Scaled, config_of, what_is_followed
 from serving.controller.state import ApplicationState, DeploymentState
 from serving.v1 import controller_pb2 as pb
 
@@ -45,7 +45,7 @@ class Scaling:
             self._drop(key)
         for key, spec in wanted.items():
             known = self._scaled.get(key)
-            if known is None or known.json != spec.options.autoscaling_config_json:
+            if known is None or known.follows != what_is_followed(spec):
                 self._begin(key, spec, now)
         for name, deployment in state.deployments.items():
             deployment.scaled = self._scaled.get((state.name, name))
@@ -55,9 +55,9 @@ class Scaling:
         assert config is not None
         known = self._scaled.get(key)
         if known is None:
-            known = Scaled("", Autoscaler(config, now), None, now)
+            known = Scaled(("", ""), Autoscaler(config, now), None, now)
             self._scaled[key] = known
-        known.json = spec.options.autoscaling_config_json
+        known.follows = what_is_followed(spec)
         known.autoscaler.config, known.wake_at = config, now
         if known.policy is not None:
             known.policy.close()
@@ -180,10 +180,12 @@ class Scaling:
         log.info("%s#%s: from %d to %d replicas: %s", *key, before, after, decision.reason)
         assert deployment.scaled is not None
         now_s = time.time()
-        deployment.journal.decided(f"scale from {before} to {after}: {decision.reason}", now_s)
+        text = f"scale from {before} to {after}: {decision.reason}"
+        deployment.journal = deployment.journal.decided(text, now_s)
         if after > before:
             deployment.scaled.scaled_up_at = now_s
         else:
             deployment.scaled.scaled_down_at = now_s
         deployment.target = replace(target, num_replicas=after)
+        self._registry.note_deployment(*key)
         self._queue.add(key[0])

@@ -185,8 +185,8 @@ class SQLiteStore:
                 if row[0] in (generation, serving_generation):
                     broken = f"its version {row[0]} in {self._path} cannot be read: {error}"
         deployments = [
-            DeploymentRecord(name, *row[:2], self._journal(name, *row[::2]))
-            for row in self._db.execute(
+            DeploymentRecord(name, deployment, number, self._journal(name, deployment, journal))
+            for deployment, number, journal in self._db.execute(
                 "SELECT name, num_replicas, journal FROM deployments WHERE application = ?"
                 " ORDER BY name",
                 (name,),
@@ -195,7 +195,7 @@ class SQLiteStore:
         record = ApplicationRecord(name, generation, serving_generation, bool(deleting))
         if not broken and generation not in {version.generation for version in versions}:
             broken = f"its version {generation} is missing in {self._path}"
-        return LoadedApplication(record, tuple(versions), tuple(deployments), broken)
+        return LoadedApplication(record, tuple(versions), broken, tuple(deployments))
 
     def _journal(self, application: str, deployment: str, message: bytes) -> Journal:
         try:

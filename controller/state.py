@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from serving.controller import plan
@@ -10,7 +10,12 @@ from serving.controller.journal import Journal
 from serving.controller.model import History, Replica, ReplicaState, Target
 from serving.controller.replica import ReplicaProcess, Settings, settings_of
 from serving.controller.scaled import Scaled, target_of
-from serving.controller.store import ApplicationRecord, LoadedApplication, VersionRecord
+from serving.controller.store import (
+    ApplicationRecord,
+    DeploymentRecord,
+    LoadedApplication,
+    VersionRecord,
+)
 from serving.v1 import controller_pb2 as pb
 
 KEPT_VERSIONS = 10
@@ -30,7 +35,7 @@ class DeploymentState:
     # What `reconfigure` raised for the wanted user_config, and the one that serves on instead.
     config_error: str = ""
     previous_config: str = ""
-    journal: Journal = field(default_factory=Journal)
+    journal: Journal = Journal()
     # Where the number of replicas follows the load.
     scaled: Scaled | None = None
     # What of the machine replicas that are to start wait for, in words.
@@ -224,8 +229,8 @@ class ApplicationState:
         for spec in version.spec.deployments:
             state = self.deployments.get(spec.name)
             if state is None or state.target is None:
-                replicas = state.replicas if state else {}
-                state = DeploymentState(None, {}, replicas=replicas)
+                before = state or DeploymentState(None, {})
+                state = DeploymentState(None, {}, replicas=before.replicas, journal=before.journal)
                 self.deployments[spec.name] = state
             _want(state, spec)
         if self.serving is None:
@@ -260,16 +265,23 @@ class ApplicationState:
         for state in self.deployments.values():
             state.target = None
 
-    def keep_number(self) -> None:
-        """There are to be as many replicas as run, of those deployments that follow their load:
-        what it led to is told by nothing else."""
-        for state in self.deployments.values():
-            if state.target is not None and state.target.wakes and state.replicas:
-                live = Counter(
-                    each.version for each in state.seen() if each.state is not ReplicaState.STOPPING
-                )
-                count = target_of(state.spec.options, max(live.values(), default=0))
-                state.target = replace(state.target, num_replicas=count)
+    def records(self, journals: Mapping[str, Journal]) -> tuple[DeploymentRecord, ...]:
+        """What is to be kept of deployments with these journals, of those that are wanted."""
+        return tuple(
+            DeploymentRecord(self.name, name, state.target.num_replicas, journal)
+            for name, journal in journals.items()
+            if (state := self.deployments[name]).target is not None
+        )
+
+    def found(self, record: DeploymentRecord) -> None:
+        """What had become of a deployment: there are to be as many replicas as its load had led
+        to."""
+        state = self.deployments.get(record.name)
+        if state is None or state.target is None:
+            return
+        state.journal = record.journal
+        count = target_of(state.spec.options, record.num_replicas)
+        state.target = replace(state.target, num_replicas=count)
 
     def _drop_unwanted(self) -> None:
         wanted = {spec.name for spec in self.spec.deployments}
@@ -298,6 +310,8 @@ def found_application(found: LoadedApplication) -> ApplicationState:
         if (deployment := state.deployments.get(name)) is not None and deployment.target:
             given_up = History(failures=plan.MAX_FAILED_STARTS, error=error)
             deployment.histories[deployment.target.version] = given_up
+    for deployment_record in found.deployments:
+        state.found(deployment_record)
     if record.deleting:
         state.delete()
     return state

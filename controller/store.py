@@ -1,8 +1,8 @@
 """Where the target state and the registry of replicas are kept.
 
-What is wanted, every version of it, what was started for it, and why. The controller commits a decision
-before it acts on it, each in one transaction, so that one that is killed at any instant finds in
-the store all that it may have begun.
+What is wanted, every version of it, what was started for it, and why. The controller commits a
+decision before it acts on it, each in one transaction, so that one that is killed at any instant
+finds in the store all that it may have begun.
 
 `MemoryStore` is for tests; `serving.controller.sqlite` has the one that lasts.
 """
@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 from serving.controller.journal import Journal
 from serving.v1 import controller_pb2 as pb
-
 
 _Record = TypeVar("_Record")
 
@@ -90,9 +89,9 @@ class LoadedApplication:
 
     record: ApplicationRecord
     versions: tuple[VersionRecord, ...]
-    deployments: tuple[DeploymentRecord, ...] = ()
     # What of it cannot be read, in words; empty where all is well.
     broken: str = ""
+    deployments: tuple[DeploymentRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,9 @@ class MemoryStore:
     def load(self) -> Found:
         found = [
             LoadedApplication(
-                record, _of(self.versions, record.name), _of(self.deployments, record.name)
+                record,
+                _of(self.versions, record.name),
+                deployments=_of(self.deployments, record.name),
             )
             for _, record in sorted(self.applications.items())
         ]
@@ -176,8 +177,8 @@ class MemoryStore:
             self.versions[version.spec.name, version.generation] = version
         for key in changes.removed_versions:
             self.versions.pop(key, None)
-        for name in changes.removed_deployments:
-            self.deployments.pop(name, None)
+        for deployment_key in changes.removed_deployments:
+            self.deployments.pop(deployment_key, None)
         for deployment in changes.deployments:
             self.deployments[deployment.application, deployment.name] = deployment
         for replica_id in changes.removed_replicas:

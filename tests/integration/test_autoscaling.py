@@ -149,7 +149,9 @@ def test_changed_autoscaling_config_needs_no_new_process(cluster: Cluster) -> No
         assert before < replica_pids()
 
 
-def test_controller_that_is_killed_finds_the_number_again(cluster: Cluster, gate: Gate) -> None:
+def test_controller_that_is_killed_finds_the_number_and_the_decisions_again(
+    cluster: Cluster, gate: Gate
+) -> None:
     config = {**QUICK, "upscale_delay_s": 0, "downscale_delay_s": 60}
     with (
         cluster.running(worker(gate, **config)),
@@ -157,12 +159,14 @@ def test_controller_that_is_killed_finds_the_number_again(cluster: Cluster, gate
         holding(cluster, 6) as held,
     ):
         until(lambda: running() == 3)
-        pids = replica_pids()
+        pids, decisions = replica_pids(), overview().decisions
         (controller,) = processes("serving.controller")
         os.kill(controller.pid, signal.SIGKILL)
         until(lambda: (found := processes("serving.controller")) and found[0] != controller)
         until(lambda: running() == 3)
         assert replica_pids() == pids
+        assert overview().decisions == decisions
+        assert overview().target_num_replicas == 3
         open_gate()
         assert [each.result().status_code for each in held] == [200] * 6
 

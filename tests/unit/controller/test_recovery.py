@@ -19,7 +19,7 @@ from serving.controller.store import (
 )
 from serving.v1 import controller_pb2 as pb
 from serving.v1.replica_pb2 import DescribeResponse
-from tests.support.plane import Plane
+from tests.support.plane import Plane, spec
 
 
 class Killed(BaseException):
@@ -307,3 +307,58 @@ async def test_application_is_deleted_while_the_cluster_ends(world: World) -> No
     assert not world.reconciler.targets.delete("app")
     await ending
     assert not world.store.load().applications
+
+
+async def test_decisions_and_failures_are_known_to_the_next_controller(world: World) -> None:
+    world.deploy(count=1, autoscaling='{"max_replicas": 9, "upscale_delay_s": 0}')
+    await world.until(lambda: world.status().status == "RUNNING")
+    world.reconciler.scaling.hear("proxy", [pb.Load(application="app", deployment="D", queued=6)])
+    await world.until(lambda: len(world.endpoints()) == 3)
+    world.engine.running[0].exit(-9)
+    await world.until(lambda: world.status().deployments[0].last_failures)
+    await world.until(lambda: len(world.endpoints()) == 3)
+    (before,) = world.status().deployments
+
+    await world.start()
+
+    (after,) = world.status().deployments
+    assert after.decisions == before.decisions
+    assert after.last_failures == before.last_failures
+    kinds = [each.text.split(":")[0] for each in after.decisions]
+    assert kinds == [
+        "start 1 replica of version v1",
+        "scale from 1 to 3",
+        "start 2 replicas of version v1",
+        "start 1 replica of version v1",
+    ]
+    assert "signal 9" in after.last_failures[0].error
+
+
+async def test_number_that_was_decided_is_kept_though_none_was_started(world: World) -> None:
+    world.deploy(count=1, autoscaling='{"max_replicas": 9, "upscale_delay_s": 0}')
+    await world.until(lambda: world.status().status == "RUNNING")
+    await world.until(lambda: len(world.endpoints()) == 1)
+    world.store.lives, world.store.after = 1, True
+    world.reconciler.scaling.hear("proxy", [pb.Load(application="app", deployment="D", queued=6)])
+    with pytest.raises(Killed):
+        await world.until(lambda: False)
+    assert len(world.engine.started) == 1
+
+    await world.start()
+
+    await world.until(lambda: len(world.endpoints()) == 3)
+    texts = [each.text for each in world.status().deployments[0].decisions]
+    assert sum(text.startswith("scale from 1 to 3") for text in texts) == 1
+
+
+async def test_deployment_that_is_dropped_leaves_nothing_in_the_store(world: World) -> None:
+    await run(world, count=1)
+    other = spec("v1")
+    other.deployments.add(name="E", version="v1", options=other.deployments[0].options)
+    world.reconciler.targets.deploy(other)
+    await world.until(lambda: {key[1] for key in world.store.deployments} == {"D", "E"})
+    await world.until(lambda: world.status().status == "RUNNING")
+
+    await run(world, "v2", count=1)
+
+    await world.until(lambda: {key[1] for key in world.store.deployments} == {"D"})

@@ -73,6 +73,7 @@ async def test_replica_waits_for_a_gpu_until_one_is_given_back(machine: Machine)
     await machine.until(lambda: "waits for" in machine.message("second"))
     assert machine.message("second") == "has 0 of 1 replicas ready; waits for 1 GPU: 0 of 2 free"
     assert not machine.of("b")
+    assert not machine.status("second").deployments[0].decisions
     machine.reconciler.targets.delete("first")
 
     (process,) = await machine.ready("b")
