@@ -26,6 +26,7 @@ from tests.support.cluster import Cluster
 from tests.support.control import replica_pids, until
 from tests.support.gate import Gate
 from tests.support.modes import Mode, processes_only
+from tests.support.processes import ongoing, replicas, spec_of
 from tests.support.record import Record
 
 Run = Callable[[serving.Application], Any]
@@ -384,3 +385,24 @@ def test_full_model_is_a_503_of_its_ingress(
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 1013
     assert first.result(TIMEOUT_S).status_code == 200
+
+
+@processes_only
+@pytest.mark.parametrize("ingress", [life.Calls, life.CallsAPI], ids=["plain", "fastapi"])
+def test_model_that_cannot_start_is_a_503_of_its_ingress(
+    run: Run, mode: Mode, gate: Gate, record: Record, pool: ThreadPoolExecutor, ingress: Any
+) -> None:
+    gate.path.with_name("fails").touch()
+    with gate.closed() as release:
+        running = pool.submit(run, ingress.bind(life.Starts.bind(gate, record)))
+        until(lambda: record.count("constructing"))
+        until(lambda: app_status().deployments[ingress.name].status == "HEALTHY")
+        asked = pool.submit(mode.get)
+        (replica,) = [each for each in replicas(APP) if spec_of(each).is_ingress]
+        until(lambda: ongoing(replica) == 1)
+        release()
+        answer = asked.result(TIMEOUT_S)
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.text == "Service Unavailable: nothing runs that could answer"
+    assert isinstance(running.exception(TIMEOUT_S), DeploymentFailedError)
