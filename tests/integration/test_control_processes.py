@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ import requests
 
 import serving
 from serving import api
+from serving.config import ProxyLocation
 from serving.exceptions import ClusterError, DeploymentFailedError
 from serving.schema import ServeStatus
 from tests.support.control import (
@@ -481,9 +482,17 @@ def test_several_proxies_share_one_port() -> None:
         serving.shutdown()
 
 
-def test_no_proxy_where_http_is_disabled() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"http_options": {"location": "Disabled"}},
+        {"http_options": {"location": "EveryNode"}, "proxy_location": ProxyLocation.Disabled},
+    ],
+    ids=["http option", "proxy_location"],
+)
+def test_no_proxy_where_http_is_disabled(options: dict[str, Any]) -> None:
     try:
-        started = serving.start(http_options={"location": "Disabled"})
+        started = serving.start(**options)
         serving.run(hello.bind())
 
         assert started.http_port == 0
@@ -496,6 +505,13 @@ def test_no_proxy_where_http_is_disabled() -> None:
 def test_options_for_a_cluster_that_runs_are_ignored_with_a_warning(cluster: None) -> None:
     with pytest.warns(RuntimeWarning, match="runs already"):
         serving.start(http_options={"port": 0})
+
+
+def test_proxy_location_that_is_none_is_named_and_nothing_starts() -> None:
+    with pytest.raises(ValueError, match="'location'.*got 'Moon'"):
+        serving.start(proxy_location="Moon")
+
+    assert not descendants(os.getpid())
 
 
 def test_interrupt_in_the_terminal_reaches_the_script_alone(cluster: None) -> None:
