@@ -9,7 +9,12 @@ PYTHON ?= $(call first_python,python3.13 python3.12 python3.11 python3)
 PYTHON_OLDEST ?= $(call first_python,python3.11 python3.12 python3.13 python3)
 
 BIN := .venv/bin
+# Most tests wait more than they compute. `make test WORKERS=0` runs them one by one.
+WORKERS ?= 3
 PYTEST_ARGS ?=
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# Tests start some thousand processes: each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Old Starlettes import python-multipart by its old name, and it complains.
 OLD_STARLETTE := 'ignore:Please use:PendingDeprecationWarning'
 # Old typers import from click what new clicks will not have.
@@ -58,13 +63,13 @@ types: .venv/.installed  ## Check types, and what mypy and pyright make of the p
 	$(BIN)/basedpyright
 
 test: .venv/.installed  ## Run all tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-unit: .venv/.installed  ## Run the tests that need no sockets and no processes
-	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+	$(PYTEST) tests/unit $(PYTEST_ARGS)
 
 test-integration: .venv/.installed  ## Run the tests with real processes and sockets
-	$(BIN)/pytest --ignore=tests/unit $(PYTEST_ARGS)
+	$(PYTEST) --ignore=tests/unit $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
 	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) -W $(OLD_TYPER) $(PYTEST_ARGS)

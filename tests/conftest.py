@@ -2,18 +2,21 @@
 
 A test that leaves a task, a process or a file descriptor fails, and names what it left. Fixtures of
 a wider scope (a server that a whole module uses) are checked for processes at the end of the run.
+
+With several workers (`pytest -n`) a test that is marked `alone` runs while no other one does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import inspect
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -26,12 +29,28 @@ UNIT_TIMEOUT_S = 10
 GRACE_S = 2.0
 # Set while a test runs: what the test starts inherits it, and keeps it when its parent dies.
 MARK = "SERVING_TEST_MARK"
+# Any two files do: what counts is who has locked them.
+GATE, TURN = Path(__file__), UNIT_TESTS / "test_package.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if UNIT_TESTS in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Waits for the test's turn before anything of it begins, its time limit included."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    # Who wants to be alone holds the gate meanwhile, so that it waits for none that came later.
+    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with open(GATE) as gate, open(TURN) as turn:
+        fcntl.flock(gate, kind)
+        fcntl.flock(turn, kind)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -215,6 +215,7 @@ def chance() -> Iterator[random.Random]:
         sys.stderr.write(f"CHAOS_SEED={seed}\n")  # shown where the test fails
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "duration_s",
     [

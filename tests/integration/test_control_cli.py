@@ -76,6 +76,7 @@ def test_run_serves_until_interrupted(folder: Path) -> None:
     assert not still_running(started)
 
 
+@pytest.mark.alone
 def test_run_that_is_killed_leaves_nothing(folder: Path) -> None:
     with serving_run(folder, "app:app", "--reload") as process:
         url_of(process)

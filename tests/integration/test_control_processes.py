@@ -95,6 +95,7 @@ def test_script_that_ends_takes_its_cluster_along(tmp_path: Path) -> None:
     assert not listens(port)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_script_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     path = write(tmp_path / "app.py", then="import signal; signal.pause()")
@@ -111,6 +112,7 @@ def test_script_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Sig
     assert not listens(port)
 
 
+@pytest.mark.alone
 def test_script_that_is_killed_leaves_no_replica_that_is_stuck(tmp_path: Path) -> None:
     """A constructor that neither returns nor lets other threads run cannot hear the lifeline."""
     path = tmp_path / "app.py"
@@ -136,6 +138,7 @@ def test_script_that_is_killed_leaves_no_replica_that_is_stuck(tmp_path: Path) -
         assert not still_running(started, within_s=GONE_WITHIN_S)
 
 
+@pytest.mark.alone
 def test_forked_child_does_not_keep_the_cluster_of_a_killed_script(tmp_path: Path) -> None:
     then = "import os, signal; os.fork() or signal.pause(); signal.pause()"
     with script(write(tmp_path / "app.py", then=then)) as process:
@@ -221,6 +224,7 @@ WAITS = """
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("blocking", [True, False])
 def test_end_tells_what_it_waits_for_and_an_interrupt_ends_it_at_once(
     tmp_path: Path, blocking: bool
@@ -350,6 +354,7 @@ def refuses(url: str) -> bool:
     return False
 
 
+@pytest.mark.alone
 def test_supervisor_that_is_killed_takes_all_along(cluster: None) -> None:
     serving.run(hello.bind())
     started = descendants(os.getpid())

@@ -94,6 +94,7 @@ def test_killed_controller_costs_no_request_and_the_next_one_adopts_what_runs(
     assert started == {"one": 2, "two": 2}
 
 
+@pytest.mark.alone
 def test_deploy_after_a_kill_reaches_every_proxy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_second_controller_on_one_folder_is_refused_and_nothing_is_lost(cluster:
     assert get().text == "one"
 
 
+@pytest.mark.alone
 def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_down(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

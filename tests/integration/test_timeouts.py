@@ -14,6 +14,8 @@ from tests.support.control import until
 from tests.support.processes import ongoing, the_proxy, the_replica
 from tests.support.record import Record
 
+pytestmark = pytest.mark.alone
+
 TIMEOUT_S = 1.0
 HTTP_OPTIONS = {"request_timeout_s": TIMEOUT_S}
 # What a loaded machine may add.

@@ -172,6 +172,7 @@ def test_applications_of_one_name_do_not_see_each_other() -> None:
         one.handle.who.remote()
 
 
+@pytest.mark.alone
 def test_application_starts_within_50_ms() -> None:
     with run(Echo.bind()):
         pass  # what is imported when first used, is by now
