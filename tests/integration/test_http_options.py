@@ -96,4 +96,4 @@ def test_shutdown_loses_no_line_of_the_log(tmp_path: Path) -> None:
             cluster.get(f"/{number}")
 
     for number in range(10):
-        assert f" GET /{number} 404 " in cluster.log()
+        assert f" GET /{number} 503 " in cluster.log()

@@ -120,7 +120,7 @@ def test_reader_that_reads_nothing_runs_out_of_time_too(slow: Cluster, record: R
     started_s = time.monotonic()
     with ask(slow, "/flood") as wire:
         assert is_on_time(cancelled_after_s(record, started_s))
-        slow.logged("/flood 200 ")
+        slow.logged("/flood 408 ")
         wire.read_to_end()
 
     assert not wire.received.endswith(b"0\r\n\r\n")
