@@ -137,6 +137,7 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
         assert requests.get(url, timeout=20).text == "three"
 
 
+@pytest.mark.alone  # an end that takes long is told in a line
 @pytest.mark.parametrize(
     ("import_path", "message"),
     [
