@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -55,6 +56,13 @@ _SERVER_OPTIONS = [
 ]
 
 log = logging.getLogger("serving.controller")
+
+
+def raise_file_limit() -> None:
+    """A replica takes two descriptors, of its process and of its control server, and the usual soft
+    limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(config: dict[str, Any]) -> None:
@@ -180,6 +188,7 @@ def _say(ready_fd: int | None, line: dict[str, Any]) -> None:
 
 def main() -> None:
     config = json.loads(os.environ.pop(CONFIG_VARIABLE))
+    raise_file_limit()
     logs.configure("controller", LoggingConfig(**config.get("logging", {})))
     try:
         asyncio.run(serve(config))

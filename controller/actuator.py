@@ -24,6 +24,9 @@ _EXIT_TIMEOUT_S = 2.0
 _READY_PERIOD_S = 1.0
 # A start that takes so long is told, and again whenever it has taken twice as long.
 _SLOW_START_S = 5.0
+# Between two questions whether a replica that has no check_health answers. Seldom, since its end is
+# heard of without: with the default timeout, one that hangs is found as soon as if it had one.
+LIVENESS_PERIOD_S = 45.0
 # Between two questions whether an event loop turns, of the time for which it may not.
 _PROBES_EACH = 0.25
 
@@ -175,10 +178,13 @@ class Actuator:
         share = random.random()
         while (times := self._facts.health_check_of(replica)) is not None:
             period_s, timeout_s = times
+            if not replica.has_check:
+                period_s = max(period_s, LIVENESS_PERIOD_S)
             if await replica.ends_within(period_s * share):
                 return
-            share = 1.0
+            had_check = replica.has_check
             complaint = await replica.check_health(timeout_s)
+            share = 1.0 if replica.has_check is had_check else random.random()
             if replica.seen.state is not ReplicaState.RUNNING:
                 return
             self._facts.was_checked(replica, complaint)

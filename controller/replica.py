@@ -116,6 +116,8 @@ class ReplicaProcess:
         self.is_reconfiguring = False
         # Somebody asks it again and again whether its event loop turns.
         self.loop_is_watched = False
+        # It has a check_health, or has not said yet that it has none.
+        self.has_check = True
         # Time that it may take to finish its requests.
         self.grace_s = 0.0
 
@@ -313,17 +315,20 @@ class ReplicaProcess:
         return float(answer.loop_lag_s)
 
     async def check_health(self, timeout_s: float) -> str:
-        """What the user's check_health complains of, or nothing. A replica that does not answer is
-        told in the log: it may be busy, and one that has ended is heard of otherwise."""
-        request = replica_pb2.HealthRequest(check_timeout_s=timeout_s)
+        """What the user's check_health complains of, or nothing; one that has none is asked for
+        nothing but an answer. A replica that does not answer is told in the log: it may be busy,
+        and one that has ended is heard of otherwise."""
+        request = replica_pb2.HealthRequest(check_timeout_s=timeout_s if self.has_check else 0)
+        within_s = 2 * timeout_s + _CONTROL_TIMEOUT_S if self.has_check else timeout_s
         try:
-            answer = await self._control("Health", request, 2 * timeout_s + _CONTROL_TIMEOUT_S)
+            answer = await self._control("Health", request, within_s)
         except grpc.aio.AioRpcError as error:
             # One that ends, by itself or because it is to, answers no more.
             ended = await self.ends_within(_ENDING_TIMEOUT_S)
             if self.seen.state is ReplicaState.RUNNING and not ended:
                 log.warning("%s did not answer a health check: %s", self, error.details())
             return ""
+        self.has_check = answer.has_check
         return str(answer.unhealthy)
 
     async def _control(

@@ -54,6 +54,11 @@ class Hooks:
         async with self._reconfiguring:
             await self._start(call_hook(hook, user_config), "reconfigure")
 
+    @property
+    def has_check(self) -> bool:
+        """Whether the object can be asked whether it is well."""
+        return self._find("check_health") is not None
+
     async def check_health(self, timeout_s: float) -> str:
         """Asks the object whether it is well; gives what is wrong, or nothing.
 

@@ -79,6 +79,10 @@ class ReplicaProcess:
     def loop_lag_s(self) -> float:
         return self._watchdog.lag_s
 
+    @property
+    def has_check(self) -> bool:
+        return self._replica.hooks is not None and self._replica.hooks.has_check
+
     def describe(self) -> DescribeResponse:
         """What it is, and what it runs with."""
         return DescribeResponse(

@@ -31,14 +31,16 @@ class HealthRequest(_message.Message):
     def __init__(self, check_timeout_s: _Optional[float] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("ongoing", "loop_lag_s", "unhealthy")
+    __slots__ = ("ongoing", "loop_lag_s", "unhealthy", "has_check")
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     LOOP_LAG_S_FIELD_NUMBER: _ClassVar[int]
     UNHEALTHY_FIELD_NUMBER: _ClassVar[int]
+    HAS_CHECK_FIELD_NUMBER: _ClassVar[int]
     ongoing: int
     loop_lag_s: float
     unhealthy: str
-    def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ..., unhealthy: _Optional[str] = ...) -> None: ...
+    has_check: bool
+    def __init__(self, ongoing: _Optional[int] = ..., loop_lag_s: _Optional[float] = ..., unhealthy: _Optional[str] = ..., has_check: bool = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

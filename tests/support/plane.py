@@ -45,12 +45,17 @@ class FakeProcess:
         self.exit(-9)
 
 
+def no_check(address: str) -> replica_pb2.HealthResponse:
+    return replica_pb2.HealthResponse()
+
+
 class FakeEngine:
     """Remembers what it started."""
 
     def __init__(self) -> None:
         self.started: list[FakeProcess] = []
         self.error: OSError | None = None
+        self.health: Callable[[str], replica_pb2.HealthResponse] = no_check
         # What the controller asked replicas, and with what.
         self.asked: list[tuple[str, Any]] = []
 
@@ -83,7 +88,7 @@ class FakeEngine:
                 text='Thread MainThread:\n  File "/model.py", line 7, in load\n'
             )
         assert method == "Health", method
-        return replica_pb2.HealthResponse()
+        return self.health(address)
 
     def adopt(self, identity: str) -> FakeProcess | None:
         return next((each for each in self.running if each.identity == identity), None)

@@ -1,0 +1,105 @@
+"""Which replicas are asked for their health, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from serving.controller import actuator
+from serving.controller.__main__ import raise_file_limit
+from serving.v1.replica_pb2 import HealthResponse
+from tests.support.plane import Plane, spec
+
+PERIOD_S = 0.01
+
+
+@contextlib.asynccontextmanager
+async def checked(folder: Path, *, replicas: int) -> AsyncIterator[Plane]:
+    """Replicas that are ready, and are to be checked every few milliseconds."""
+    plane = Plane(folder)
+    loop = asyncio.create_task(plane.reconciler.run())
+    wanted = spec("v1", replicas)
+    wanted.deployments[0].options.health_check_period_s = PERIOD_S
+    plane.reconciler.targets.deploy(wanted)
+    try:
+        yield plane
+    finally:
+        async with asyncio.timeout(5):
+            await plane.reconciler.shut_down()
+        loop.cancel()
+        await plane.reconciler.aclose()
+
+
+async def test_replica_without_a_check_is_asked_once_while_another_is_asked_again_and_again(
+    tmp_path: Path,
+) -> None:
+    asked: Counter[str] = Counter()
+    async with checked(tmp_path, replicas=2) as plane:
+        with_check: list[str] = []
+
+        def health(address: str) -> HealthResponse:
+            asked[address] += 1
+            return HealthResponse(has_check=address in with_check)
+
+        plane.engine.health = health
+        first, second = await plane.ready("v1", 2)
+        with_check.append(first.replica.control_address)
+        others = second.replica.control_address
+        await plane.until(lambda: asked[with_check[0]] > 20 and asked[others])
+
+    assert asked[others] == 1
+
+
+async def test_replica_without_a_check_is_asked_only_whether_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actuator, "LIVENESS_PERIOD_S", PERIOD_S)
+    async with checked(tmp_path, replicas=1) as plane:
+        await plane.ready()
+        await plane.until(lambda: len(plane.engine.asked) > 3)
+        first, *others = (request for method, request in plane.engine.asked if method == "Health")
+
+    assert first.check_timeout_s == 1
+    assert not any(request.check_timeout_s for request in others)
+
+
+async def test_replica_without_a_check_that_hangs_is_told_in_the_log_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actuator, "LIVENESS_PERIOD_S", PERIOD_S)
+    answers = 0
+
+    def health(address: str) -> HealthResponse:
+        nonlocal answers
+        answers += 1
+        if answers > 1:
+            nothing = grpc.aio.Metadata()
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded")
+        return HealthResponse()
+
+    async with checked(tmp_path, replicas=1) as plane:
+        plane.engine.health = health
+        with caplog.at_level(logging.WARNING):
+            (process,) = await plane.ready()
+            await plane.until(lambda: "did not answer a health check" in caplog.text)
+        assert plane.engine.running == [process]
+
+
+def test_file_limit_is_raised_as_far_as_may_be() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 64, hard))
+    try:
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
