@@ -65,20 +65,32 @@ class Publisher:
         self, application: str, route: pb.Route | None, deployments: Mapping[str, pb.Deployment]
     ) -> int:
         """Replaces what is told of one application; returns the revision that holds it."""
-        routes_changed = self._routes.get(application) != route
-        if routes_changed:
-            if route is None:
-                del self._routes[application]
-            else:
-                self._routes[application] = route
+        routes_changed = self._replace_route(application, route)
         changed = self._replace(application, deployments)
         if routes_changed or changed:
-            self.revision += 1
-            for watcher in self._watchers:
-                watcher.routes_due |= routes_changed
-                watcher.due |= changed
-                watcher.wake.set()
+            self._tell(changed, routes_changed=routes_changed)
         return self.revision
+
+    def route(self, application: str, route: pb.Route | None) -> None:
+        """Replaces its route alone. What changes in one turn of the loop comes in one update."""
+        if self._replace_route(application, route):
+            self._tell(set(), routes_changed=True)
+
+    def _replace_route(self, application: str, route: pb.Route | None) -> bool:
+        if self._routes.get(application) == route:
+            return False
+        if route is None:
+            del self._routes[application]
+        else:
+            self._routes[application] = route
+        return True
+
+    def _tell(self, changed: set[_Key], *, routes_changed: bool) -> None:
+        self.revision += 1
+        for watcher in self._watchers:
+            watcher.routes_due |= routes_changed
+            watcher.due |= changed
+            watcher.wake.set()
 
     def _replace(self, application: str, deployments: Mapping[str, pb.Deployment]) -> set[_Key]:
         wanted = {(application, name): message for name, message in deployments.items()}

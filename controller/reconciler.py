@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serving.aio import Tasks
-from serving.controller import plan
+from serving.controller import plan, routes
 from serving.controller.events import Events
 from serving.controller.model import Plan, Replica, ReplicaState, Start, Stop
 from serving.controller.published import deployments_of, route_of
@@ -99,8 +99,10 @@ class Reconciler:
     def _reconcile(self, state: ApplicationState, now: float) -> None:
         try:
             self._take_steps(state, now)
-            if state.is_complete and state.serving_generation != state.generation:
-                self._complete(state)
+            everyone = self.registry.applications.values()
+            state.waits_for_route_of = routes.holder(state, everyone)
+            if moving := routes.moving_with(state, everyone):
+                self._complete(moving)
                 self._take_steps(state, now)  # what only the one before it needed may go
             elif state.gives_way:
                 before = state.versions[state.serving_generation]
@@ -112,19 +114,38 @@ class Reconciler:
             self._queue.add_at(state.name, now + _RETRY_AFTER_ERROR_S)
         self.scaling.follow(state, now)
         self._publish(state, now)
+        self._tell_who_waits(state)
         if state.deleting and not state.deployments:
             self._forget(state)
         else:
             self.statuses.note(state)
 
-    def _complete(self, state: ApplicationState) -> None:
+    def _complete(self, states: Sequence[ApplicationState]) -> None:
+        """What is wanted of them is what serves, all at once."""
         self.registry.commit(
             Changes(
-                applications=(replace(state.record, serving_generation=state.generation),),
-                versions=(replace(state.version, worked=True),),
+                applications=tuple(
+                    replace(state.record, serving_generation=state.generation) for state in states
+                ),
+                versions=tuple(replace(state.version, worked=True) for state in states),
             )
         )
-        state.complete()
+        for state in states:
+            state.complete()
+            state.waits_for_route_of = None
+            self._queue.add(state.name)
+            self._publisher.route(state.name, route_of(state))
+
+    def _tell_who_waits(self, state: ApplicationState) -> None:
+        """For its route, which it may have left now, or not leave any more."""
+        routed = state.routed
+        has_failed = not state.deleting and state.has_failed
+        now = (routed.route_prefix if routed is not None else None, has_failed)
+        if state.told_who_waits != now:
+            state.told_who_waits = now
+            for other in self.registry.applications.values():
+                if other.waits_for_route_of is state:
+                    self._queue.add(other.name)
 
     def _forget(self, state: ApplicationState) -> None:
         self.registry.forget(state)
@@ -137,7 +158,8 @@ class Reconciler:
         route, deployments = route_of(state), deployments_of(state, now)
         revision = self._publisher.publish(state.name, route, deployments)
         generation = state.generation
-        if state.is_complete and state.confirming_generation != generation:
+        serves = state.is_complete and state.serving_generation == generation
+        if serves and state.confirming_generation != generation:
             state.confirming_generation = generation
             self._tasks.start(
                 self._confirm(state, generation, revision), name=f"confirm {state.name}"

@@ -45,17 +45,20 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     async def Deploy(self, request: pb.DeployRequest, context: Any) -> pb.DeployResponse:
         await self._refuse_at_the_end(context)
-        if missing := self._packages.missing(digests(request.application.deployments)):
+        deployments = [each for spec in request.applications for each in spec.deployments]
+        if missing := self._packages.missing(digests(deployments)):
             return pb.DeployResponse(missing=missing)
         try:
-            generation = self._reconciler.targets.deploy(request.application)
+            generations = self._reconciler.targets.deploy(
+                *request.applications, alone=request.alone
+            )
         except ConflictError as error:
             await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
         except TooLargeError as error:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except StoreError as error:
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        return pb.DeployResponse(generation=generation)
+        return pb.DeployResponse(generations=generations)
 
     async def Upload(
         self, requests: AsyncIterator[pb.UploadRequest], context: Any

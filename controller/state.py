@@ -137,6 +137,10 @@ class ApplicationState:
     # them to confirm it.
     confirmed_generation: int = 0
     confirming_generation: int = 0
+    # Another application that still serves its route prefix, and moves on to one of its own.
+    waits_for_route_of: ApplicationState | None = None
+    # What those that wait for this one's route were told last: the prefix, and whether it failed.
+    told_who_waits: tuple[str | None, bool] = (None, False)
     # What its end waits for, in words.
     waits_for: str = ""
 
@@ -174,6 +178,12 @@ class ApplicationState:
         )
 
     @property
+    def lost_its_route(self) -> bool:
+        """Whether it waits in vain: who has its route could not be updated."""
+        other = self.waits_for_route_of
+        return other is not None and other.has_failed and self.is_complete
+
+    @property
     def gives_way(self) -> bool:
         """Whether what is wanted failed, and is to be what serves, by itself. What was returned to
         once gives way to nothing: it worked."""
@@ -200,7 +210,9 @@ class ApplicationState:
         """Whose route is published: what serves, until the new one is complete."""
         if self.deleting or self.broken:
             return None
-        return self.serving if self.serving is not None else self.spec
+        if self.serving is not None:
+            return self.serving
+        return None if self.waits_for_route_of is not None else self.spec
 
     @property
     def held(self) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from serving.controller import plan
 from serving.controller.model import History, ReplicaState, Target
 from serving.controller.state import ApplicationState, DeploymentState
@@ -33,21 +35,13 @@ def application_status(state: ApplicationState) -> pb.ApplicationStatus:
 def _application_word(
     state: ApplicationState, deployments: list[pb.DeploymentStatus]
 ) -> tuple[str, str]:
-    messages = "\n".join(
-        f"deployment {deployment.name!r} {deployment.message}"
-        for deployment in deployments
-        if deployment.message
-    )
-    if state.problem:
-        messages = f"{state.problem}\n{messages}".rstrip()
-    if state.version.note:
-        messages = f"{messages}\n{state.version.note}".lstrip()
+    messages = "\n".join(_messages(state, deployments))
     # First match wins.
     if state.deleting:
         return "DELETING", state.waits_for
     if state.broken:
         return "DEPLOY_FAILED", f"its record does not load: {state.broken}; deploy it again"
-    if state.has_failed:
+    if state.has_failed or state.lost_its_route:
         return ("UPDATE_FAILED" if state.serving is not None else "DEPLOY_FAILED"), messages
     if any(deployment.status == "UNHEALTHY" for deployment in deployments):
         return "UNHEALTHY", messages
@@ -56,6 +50,19 @@ def _application_word(
     if any(each.target and not each.ready and not each.is_waking for each in state.wanted):
         return "UNHEALTHY", messages
     return "RUNNING", messages
+
+
+def _messages(state: ApplicationState, deployments: list[pb.DeploymentStatus]) -> Iterator[str]:
+    if state.problem:
+        yield state.problem
+    if (other := state.waits_for_route_of) is not None and state.is_complete:
+        until = "on: its update failed" if other.has_failed else "until it is updated"
+        yield f"waits for its route prefix, which application {other.name!r} serves {until}"
+    for deployment in deployments:
+        if deployment.message:
+            yield f"deployment {deployment.name!r} {deployment.message}"
+    if state.version.note:
+        yield state.version.note
 
 
 def deployment_status(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from serving.aio import Tasks
@@ -43,22 +44,37 @@ class Targets:
         self._room = room
         self._tasks = tasks
 
-    def deploy(self, spec: pb.ApplicationSpec) -> int:
-        """Sets the target of one application; returns its generation.
+    def deploy(self, *specs: pb.ApplicationSpec, alone: bool = False) -> dict[str, int]:
+        """Sets the targets of applications; returns their generations. `alone`: all others are
+        deleted.
 
         The same specification again changes nothing, unless it failed: then it is tried again.
-        Raises ConflictError, TooLargeError, or StoreError where it cannot be kept: then nothing was
-        changed.
+        Raises ConflictError, TooLargeError, or StoreError where they cannot be kept: then nothing
+        was changed.
         """
-        self._check_route_is_free(spec)
-        self._room.check(spec)
-        state = self._registry.applications.get(spec.name)
-        if state and not state.deleting and not state.has_failed and _same(state.spec, spec):
-            return state.generation
-        state = state or ApplicationState(spec.name)
-        self._want(state, VersionRecord(spec, state.generation + 1, time.time()))
-        log.info("application %r: deploying, generation %s", spec.name, state.generation)
-        return state.generation
+        names = {spec.name for spec in specs}
+        leaving = [
+            state
+            for state in self._registry.applications.values()
+            if alone and state.name not in names and _can_be_deleted(state)
+        ]
+        self._check_routes_are_free(specs, leaving)
+        for spec in specs:
+            self._room.check(spec)
+        now_s = time.time()
+        states = [self._registry.applications.get(spec.name) for spec in specs]
+        changes = [
+            (state or ApplicationState(spec.name), spec)
+            for state, spec in zip(states, specs, strict=True)
+            if state is None or state.deleting or state.has_failed or not _same(state.spec, spec)
+        ]
+        self._set(
+            [(state, VersionRecord(spec, state.generation + 1, now_s)) for state, spec in changes],
+            leaving,
+        )
+        for state, _ in changes:
+            log.info("application %r: deploying, generation %s", state.name, state.generation)
+        return {name: self._registry.applications[name].generation for name in names}
 
     def roll_back(self, name: str, generation: int) -> int:
         """Takes back the version `generation`, which is wanted: then the last one before it that
@@ -82,54 +98,74 @@ class Targets:
 
     def return_to(self, state: ApplicationState, version: VersionRecord, why: str) -> None:
         """Wants an older version again. Raises ConflictError or StoreError."""
-        self._check_route_is_free(version.spec)
+        self._check_routes_are_free([version.spec])
         taken_back, deployed = state.generation, _moment(version.deployed_at)
         note = (
             f"rolled back from generation {taken_back} to what generation {version.generation} "
             f"was, deployed at {deployed}: {why}"
         )
         generation = taken_back + 1
-        self._want(
-            state,
-            VersionRecord(version.spec, generation, time.time(), instead_of=taken_back, note=note),
+        wanted = VersionRecord(
+            version.spec, generation, time.time(), instead_of=taken_back, note=note
         )
+        self._set([(state, wanted)])
         log.warning("application %r: %s", state.name, note.partition("\n")[0])
 
-    def _want(self, state: ApplicationState, version: VersionRecord) -> None:
+    def _set(
+        self,
+        wanted: Sequence[tuple[ApplicationState, VersionRecord]],
+        leaving: Sequence[ApplicationState] = (),
+    ) -> None:
+        """One decision: these are wanted, and those are to end. Raises StoreError."""
+        records = [
+            replace(state.record, generation=version.generation, deleting=False)
+            for state, version in wanted
+        ]
+        records += [replace(state.record, deleting=True) for state in leaving]
         self._registry.save()
         self._registry.commit(
             Changes(
-                applications=(
-                    replace(state.record, generation=version.generation, deleting=False),
+                applications=tuple(records),
+                versions=tuple(version for _, version in wanted),
+                removed_versions=tuple(
+                    (state.name, old) for state, _ in wanted for old in state.outlived
                 ),
-                versions=(version,),
-                removed_versions=tuple((state.name, old) for old in state.outlived),
             )
         )
-        self._registry.applications[state.name] = state
-        state.want(version)
-        self._statuses.note(state)
-        self._queue.add(state.name)
+        for state in leaving:
+            self._remove(state)
+        for state, version in wanted:
+            self._registry.applications[state.name] = state
+            state.want(version)
+            self._statuses.note(state)
+            self._queue.add(state.name)
 
-    def _check_route_is_free(self, spec: pb.ApplicationSpec) -> None:
-        for other in self._registry.applications.values():
-            if other.name == spec.name or other.deleting or not spec.route_prefix:
-                continue
-            if spec.route_prefix in other.route_prefixes:
+    def _check_routes_are_free(
+        self, specs: Sequence[pb.ApplicationSpec], leaving: Sequence[ApplicationState] = ()
+    ) -> None:
+        """Of applications that neither change nor leave with these, which may exchange theirs."""
+        names = {spec.name for spec in specs} | {state.name for state in leaving}
+        owners = {
+            prefix: other.name
+            for other in self._registry.applications.values()
+            if other.name not in names and not other.deleting
+            for prefix in other.route_prefixes
+        }
+        for spec in specs:
+            owner = owners.setdefault(spec.route_prefix, spec.name)
+            if spec.route_prefix and owner != spec.name:
                 raise ConflictError(
                     f"application {spec.name!r} cannot have the route prefix "
-                    f"{spec.route_prefix!r}: application {other.name!r} has it; choose another "
-                    f"route_prefix, or serving.delete({other.name!r}) first"
+                    f"{spec.route_prefix!r}: application {owner!r} has it; choose another "
+                    f"route_prefix, or serving.delete({owner!r}) first"
                 )
 
     def delete(self, name: str) -> bool:
         """Stops an application; returns whether there was one. Raises StoreError."""
         state = self._registry.applications.get(name)
-        if state is None or (state.deleting and not state.comes_back):
+        if state is None or not _can_be_deleted(state):
             return False
-        log.info("application %r: deleting", name)
-        self._remove(state)
-        self._tasks.start(self._tell_what_is_open(state), name=f"what is open in {name}")
+        self._set([], [state])
         return True
 
     async def _tell_what_is_open(self, state: ApplicationState) -> None:
@@ -142,10 +178,11 @@ class Targets:
             self._statuses.note(state)
 
     def _remove(self, state: ApplicationState) -> None:
-        self._registry.commit(Changes(applications=(replace(state.record, deleting=True),)))
+        log.info("application %r: deleting", state.name)
         state.delete()
         self._statuses.note(state)
         self._queue.add(state.name)
+        self._tasks.start(self._tell_what_is_open(state), name=f"what is open in {state.name}")
 
     # The end of the cluster
 
@@ -170,6 +207,11 @@ class Targets:
                 state.end()
                 self._statuses.note(state)
                 self._queue.add(state.name)
+
+
+def _can_be_deleted(state: ApplicationState) -> bool:
+    """What ends with its cluster is still kept to come back."""
+    return not state.deleting or state.comes_back
 
 
 def _last_that_worked(state: ApplicationState) -> VersionRecord:

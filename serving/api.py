@@ -396,7 +396,7 @@ def deploy(spec: pb.ApplicationSpec) -> None:
 
 def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
     before = client.generation(spec.name)
-    generation = client.deploy(spec)
+    generation = client.deploy(spec)[spec.name]
     is_of_others = before is not None and before != _deployed.get(spec.name)
     if generation != before:
         _deployed[spec.name] = generation

@@ -65,19 +65,20 @@ class Client:
             self._channel.close()
             del self._channel, self._stub
 
-    def deploy(self, spec: pb.ApplicationSpec) -> int:
-        """Sets the target of an application; returns its generation."""
+    def deploy(self, *specs: pb.ApplicationSpec, alone: bool = False) -> dict[str, int]:
+        """Sets the targets of applications, of all or of none; returns their generations.
+        `alone`: all others are deleted."""
         with self._errors():
-            request = pb.DeployRequest(application=spec)
+            request = pb.DeployRequest(applications=specs, alone=alone)
             response: pb.DeployResponse = self._call(self._stub.Deploy, request)
             if response.missing:
-                for digest, archive in archives(spec).items():
+                for digest, archive in archives(*specs).items():
                     if digest in response.missing:
                         self._upload(digest, archive)
                 response = self._call(self._stub.Deploy, request)
             if response.missing:
-                raise ClusterError(f"the cluster lost files of application {spec.name!r}")
-            return response.generation
+                raise ClusterError("the cluster lost files of a runtime_env: deploy again")
+            return dict(response.generations)
 
     def _upload(self, digest: str, archive: Callable[[], Iterator[bytes]]) -> None:
         """Raises PackageError where the files have changed since they were named."""

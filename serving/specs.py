@@ -339,11 +339,12 @@ def _version(spec: pb.DeploymentSpec, salt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def archives(spec: pb.ApplicationSpec) -> dict[str, Callable[[], Iterator[bytes]]]:
-    """What makes the packages of an application, by their digests. Calling one may raise
+def archives(*specs: pb.ApplicationSpec) -> dict[str, Callable[[], Iterator[bytes]]]:
+    """What makes the packages of applications, by their digests. Calling one may raise
     PackageError."""
     return {
         package.digest: partial(packages.chunks, Path(package.source), is_module=is_module)
+        for spec in specs
         for deployment in spec.deployments
         for is_module, named in ((False, [deployment.working_dir]), (True, deployment.py_modules))
         for package in named

@@ -17,7 +17,7 @@ from serving.config import ADDRESS_VARIABLE
 # Imports may load much; who waits longer than this does not any more.
 DEPLOY_TIMEOUT_S = 300.0
 # Exit codes of the command, see `serving.cli.exit_codes`, and what they are in HTTP.
-_STATUS = {0: 200, 2: 400}
+_STATUS = {0: 200, 2: 400, 3: 422}
 
 
 class Deploys:

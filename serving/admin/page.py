@@ -41,8 +41,9 @@ def openapi(version: str) -> dict[str, Any]:
                             "200": {"description": "Accepted; GET tells how it goes."},
                             "400": {"description": "The config is wrong.", "content": _TEXT},
                             "413": {"description": "The config is too large.", "content": _TEXT},
-                            "500": {
-                                "description": "An application cannot be imported.",
+                            "422": {
+                                "description": "An application cannot be imported. "
+                                "Nothing was changed.",
                                 "content": _TEXT,
                             },
                         },

@@ -63,6 +63,8 @@ def read_config(file: Path) -> ReadConfig:
 
 def report(read: ReadConfig, outcome: Deployed) -> list[ServingError]:
     """Says what became of each application; returns the failures, with their places in the file."""
+    if outcome.failures and not outcome.generations:
+        progress.say("Nothing was changed: not all applications of the config can be deployed")
     status = api.status()
     names = [application.name for application in read.config.applications]
     for name in names:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.configfile.importing import ApplicationImportError, import_all, wanted
+from serving.configfile.mistakes import ConfigError, Mistake
 from serving.configfile.schema import ServeApplicationSchema, ServeDeploySchema
 from serving.exceptions import ServingError
 from serving.v1 import controller_pb2 as pb
@@ -21,12 +22,10 @@ class Controller(Protocol):
         """Of all applications that are not being deleted, by their names."""
         ...
 
-    def deploy(self, spec: pb.ApplicationSpec) -> int:
-        """Sets the target of an application; returns its generation. Raises ServingError."""
-        ...
-
-    def request_delete(self, name: str) -> bool:
-        """Has an application deleted, without waiting for that."""
+    def deploy(self, *specs: pb.ApplicationSpec, alone: bool = False) -> dict[str, int]:
+        """Sets the targets of applications, of all or of none, and deletes all others where these
+        are to be `alone`; returns their generations. Raises ServingError, or ValueError for what is
+        wrong with them."""
         ...
 
 
@@ -35,11 +34,11 @@ class Deployed:
     """What became of the applications of a config."""
 
     generations: dict[str, int] = field(default_factory=dict)
-    """Of those that are deployed, by their names."""
+    """Of those that are deployed, by their names: of all, or of none."""
     unchanged: set[str] = field(default_factory=set)
     """Those of them that ran already, just so."""
     failures: dict[str, ServingError] = field(default_factory=dict)
-    """Why others are not: what ran before of these runs on."""
+    """Why some are not as wanted: what ran before of these runs on."""
     deleted: list[str] = field(default_factory=list)
     """Those that ran and are not in the config."""
 
@@ -60,8 +59,10 @@ def deploy_config(
 ) -> Deployed:
     """Makes the applications of a config those of a cluster, and returns without waiting for them.
 
-    Applications that are not in it are deleted. One that cannot be imported, or that the cluster
-    refuses, stays as it was, and does not hold up the others.
+    Applications that are not in it are deleted. Where one cannot be imported nothing is changed.
+
+    Raises ConfigError where the cluster refuses one, and ServingError where it does not answer:
+    nothing was changed then either.
 
     Arguments:
         config: what `serving.configfile.validation` made.
@@ -71,29 +72,29 @@ def deploy_config(
         timeout_s: how long importing may take.
         salt: with another one all code counts as changed.
     """
-    outcome = Deployed()
     names = [application.name for application in config.applications]
     to_import = [wanted(application, app_dir, base, salt) for application in config.applications]
     found = dict(zip(names, import_all(to_import, timeout_s=timeout_s), strict=True))
-    before = controller.generations()
-    # First those that go: their route prefixes become free.
-    for name in before:
-        if name not in found and controller.request_delete(name):
-            outcome.deleted.append(name)
+    outcome = Deployed()
+    specs = []
     for application in config.applications:
         result = found[application.name]
         if isinstance(result, ApplicationImportError):
             outcome.failures[application.name] = result
-            continue
-        try:
+        else:
             result.spec.config_json = application_json(application)
-            generation = controller.deploy(result.spec)
-        except ServingError as error:
-            outcome.failures[application.name] = error
-            continue
-        outcome.generations[application.name] = generation
-        if before.get(application.name) == generation:
-            outcome.unchanged.add(application.name)
+            specs.append(result.spec)
+    if outcome.failures:
+        return outcome
+    before = controller.generations()
+    try:
+        outcome.generations = controller.deploy(*specs, alone=True)
+    except ValueError as error:  # more than any machine has, or files that change
+        raise ConfigError([Mistake((), str(error))]) from None
+    outcome.unchanged = {
+        name for name, generation in outcome.generations.items() if before.get(name) == generation
+    }
+    outcome.deleted = [name for name in before if name not in outcome.generations]
     return outcome
 
 

@@ -99,18 +99,27 @@ class ApplicationSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("application",)
-    APPLICATION_FIELD_NUMBER: _ClassVar[int]
-    application: ApplicationSpec
-    def __init__(self, application: _Optional[_Union[ApplicationSpec, _Mapping]] = ...) -> None: ...
+    __slots__ = ("applications", "alone")
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    applications: _containers.RepeatedCompositeFieldContainer[ApplicationSpec]
+    alone: bool
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationSpec, _Mapping]]] = ..., alone: bool = ...) -> None: ...
 
 class DeployResponse(_message.Message):
-    __slots__ = ("generation", "missing")
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("generations", "missing")
+    class GenerationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    generation: int
+    generations: _containers.ScalarMap[str, int]
     missing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, generation: _Optional[int] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, generations: _Optional[_Mapping[str, int]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UploadRequest(_message.Message):
     __slots__ = ("digest", "data")

@@ -90,7 +90,8 @@ class ControllerServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Deploy(self, request, context):
-        """Sets the target state of one application. The same again changes nothing.
+        """Sets the target state of applications, of all of them or, where one is refused, of none. The same
+        again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

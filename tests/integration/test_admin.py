@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -108,7 +109,7 @@ def test_put_makes_the_config_what_runs(url: str) -> None:
     [
         (b'{"applications": [{"name": "x", "import_pat": "a:b"}]}', 400, "import_path"),
         (b"not {json", 400, ""),
-        (b'{"applications": [{"name": "x", "import_path": "nothing:app"}]}', 500, "nothing"),
+        (b'{"applications": [{"name": "x", "import_path": "nothing:app"}]}', 422, ":1:48: "),
     ],
     ids=["mistake", "no JSON", "no module"],
 )
@@ -167,6 +168,34 @@ def test_put_deploys_a_config_and_tells_its_mistakes(url: str) -> None:
     mistaken = ask(url, "PUT", json={"applications": [section | {"nam": "hello"}]})
     assert mistaken.status_code == 400
     assert "applications[0].nam: there is no key 'nam' here; did you mean 'name'?" in mistaken.text
+    assert ask(url, "PUT", json={"applications": []}).status_code == 200
+    until(lambda: ask(url).json()["applications"] == {})
+
+
+def test_put_of_an_application_that_cannot_be_imported_changes_nothing(
+    url: str, tmp_path: Path
+) -> None:
+    kept = {"name": "kept", "import_path": "examples.quickstart.app:app"}
+    assert ask(url, "PUT", json={"applications": [kept]}).status_code == 200
+    before = until(lambda: ask(url).json()["applications"].get("kept"))
+    (tmp_path / "broken_app.py").write_text("\n1 / 0\n")
+    broken = {
+        "name": "broken",
+        "route_prefix": "/broken",
+        "import_path": "broken_app:app",
+        "runtime_env": {"working_dir": str(tmp_path)},
+    }
+    changed = kept | {"deployments": [{"name": "Greeter", "num_replicas": 2}]}
+
+    response = ask(url, "PUT", json={"applications": [changed, broken]})
+
+    assert response.status_code == 422
+    assert f'{tmp_path / "broken_app.py"}", line 2' in response.text
+    assert "ZeroDivisionError: division by zero" in response.text
+    assert "Nothing was changed" in response.text
+    after = ask(url).json()["applications"]
+    assert after.keys() == {"kept"}
+    assert after["kept"]["last_deployed_time_s"] == before["last_deployed_time_s"]
     assert ask(url, "PUT", json={"applications": []}).status_code == 200
     until(lambda: ask(url).json()["applications"] == {})
 

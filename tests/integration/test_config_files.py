@@ -191,7 +191,20 @@ def test_deploy_picks_up_a_module_two_imports_deep(state_dir: Path, folder: Path
     assert get("/hello").startswith("two")
 
 
-def test_broken_application_holds_up_no_other_and_serves_on(state_dir: Path, folder: Path) -> None:
+def test_applications_may_exchange_their_route_prefixes(state_dir: Path, folder: Path) -> None:
+    deploy(folder, TWO)
+    swapped = TWO.replace("/hello", "/x").replace("/says", "/hello").replace("/x", "/says")
+
+    said = deploy(folder, swapped)
+
+    assert said.count("is ready at") == 2
+    assert get("/says") == "one me {'b': 2}"
+    assert get("/hello") == "so it says"
+
+
+def test_broken_application_refuses_the_file_and_what_ran_serves_on(
+    state_dir: Path, folder: Path
+) -> None:
     deploy(folder, TWO)
     helper = (folder / "helper.py").read_text()
     broken = TWO.replace("app:app", "app:ap").replace("[so, it, says]", "[new]")
@@ -199,8 +212,15 @@ def test_broken_application_holds_up_no_other_and_serves_on(state_dir: Path, fol
     said = deploy(folder, broken, code=ExitCode.DEPLOY_FAILED)
 
     assert "config.yaml:5:16: applications[0].import_path: module 'app' has no attribute" in said
+    assert "Nothing was changed" in said
     assert get("/hello") == "one me {'b': 2}"
-    assert get("/says") == "new"
+    assert get("/says") == "so it says"
+
+    too_large = TWO.replace("num_replicas: 2", "ray_actor_options: {num_gpus: 99}")
+    said = deploy(folder, too_large.replace("[so, it", "[new"), code=ExitCode.USAGE)
+
+    assert "deployment 'Hello' asks for more than any machine has" in said
+    assert get("/says") == "so it says"
 
     (folder / "helper.py").write_text("1 / 0\n")
     said = deploy(folder, TWO, code=ExitCode.DEPLOY_FAILED)

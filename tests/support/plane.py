@@ -123,7 +123,8 @@ class Plane:
         self.reconciler = Reconciler(self.around, self.store, self.publisher)
 
     def deploy(self, version: str = "v1", count: int = 1, **fields: Any) -> int:
-        return self.reconciler.targets.deploy(spec(version, count, **fields))
+        (generation,) = self.reconciler.targets.deploy(spec(version, count, **fields)).values()
+        return generation
 
     def status(self, name: str = "app") -> pb.ApplicationStatus:
         return self.reconciler.statuses[name]

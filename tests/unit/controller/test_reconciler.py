@@ -78,7 +78,7 @@ async def test_same_specification_with_other_bytes_is_the_same(plane: Plane) -> 
     again = spec("v1")
     again.deployments[0].code.pickled = b"pickled once more"
 
-    assert plane.reconciler.targets.deploy(again) == 1
+    assert plane.reconciler.targets.deploy(again) == {"app": 1}
 
 
 async def test_three_failures_are_the_end_and_name_the_error(plane: Plane) -> None:
@@ -255,7 +255,7 @@ async def test_option_that_needs_no_new_process_changes_in_place(
 
     changed = spec("v1")
     setattr(changed.deployments[0].options, option, value)
-    assert plane.reconciler.targets.deploy(changed) == 2
+    assert plane.reconciler.targets.deploy(changed) == {"app": 2}
     await plane.until(lambda: plane.status().status == "RUNNING")
 
     assert plane.engine.started == [process]
