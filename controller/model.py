@@ -45,11 +45,13 @@ class Target:
     # good where the new one cannot start.
     previous: str | None = None
     # How many replicas an update replaces at a time: the share of all, and how many percent of all
-    # may run above their number. The lesser holds, and one always may.
+    # may run above their number. The lesser holds, and one always may, unless the latter is 0.
     rolling_update_percentage: float = 1.0
     max_surge_percent: float = 100.0
     # The first request brings a replica, where there is to be none.
     wakes: bool = False
+    # How many replicas of the version before are to run for as long as none of the new one is ready.
+    previous_replicas: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ after every change until the plan is empty, so that no step depends on an earlie
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -43,20 +44,45 @@ def compute(
     sick = [replica for replica in live if is_sick(replica)]
     live = [replica for replica in live if not is_sick(replica)]
     version = serving_version(target, histories)
-    history = histories.get(version, _NEW)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
-    stop = (*_surplus(target, ours), *_outdated(target, ours, others))
+    wanted = {version: target.num_replicas}
+    if target.previous not in (None, version) and not _ready(ours):
+        # The new one is on trial: what serves comes first.
+        wanted = {target.previous: _kept(target), **wanted}
+    stop = (*_surplus(target, ours), *_outdated(target, wanted, ours, others))
     room = target.num_replicas + surge(target) - (len(live) - len(stop))
-    start, wake_at = _missing(target, version, history, ours, room, now)
+    if surge(target) == 0:
+        room -= sum(map(_drains, replicas)) + len(stop)
+    start, wake_at = _missing(wanted, histories, live, room, now)
     return Plan(start, (*_sick(sick), *stop), wake_at)
 
 
 def surge(target: Target) -> int:
     """How many replicas above their number may run while one version replaces another. Those that
-    finish their requests do not count: they must not hold up the next update."""
+    finish their requests do not count: they must not hold up the next update. But where there is to
+    be none above their number, they do: each has to be gone before its successor starts."""
+    if target.max_surge_percent == 0:
+        return 0
     shares = (target.rolling_update_percentage, target.max_surge_percent / 100)
     return max(1, min(_share(target.num_replicas, share) for share in shares))
+
+
+def _spared(target: Target) -> int:
+    """How many replicas may be missing during an update: one, where none may be above their
+    number."""
+    return 1 if surge(target) == 0 else 0
+
+
+def _kept(target: Target) -> int:
+    """How many replicas of the version before are to run while the new one is on trial."""
+    return min(target.previous_replicas, target.num_replicas - _spared(target))
+
+
+def _drains(replica: Replica) -> bool:
+    """Whether it finishes its requests before another may start. One that is replaced for a fault
+    is not waited for."""
+    return replica.state is ReplicaState.STOPPING and not is_sick(replica)
 
 
 def _share(count: int, share: float) -> int:
@@ -99,6 +125,20 @@ def to_make_room(target: Target, version: str, replicas: Sequence[Replica]) -> s
     return min(others, key=lambda replica: replica.started_at).replica_id
 
 
+def after_making_room(target: Target, replica_id: str, replicas: Sequence[Replica]) -> Target:
+    """The target once this replica has made room: nothing of its version takes that again."""
+    left = sum(
+        replica.version == target.previous and replica.replica_id != replica_id
+        for replica in replicas
+    )
+    return replace(target, previous_replicas=left)
+
+
+def with_number(target: Target, count: int) -> Target:
+    """The target with another number of replicas, whichever version serves."""
+    return replace(target, num_replicas=count, previous_replicas=count)
+
+
 def is_hopeless(
     target: Target | None, histories: Mapping[str, History], replicas: Sequence[Replica], now: float
 ) -> bool:
@@ -108,8 +148,11 @@ def is_hopeless(
     if target is None or (target.num_replicas == 0 and not target.wakes):
         return True
     version = serving_version(target, histories)
-    history = histories.get(version, _NEW)
-    return has_failed(version, histories) or history.retry_at - now > SOON_S
+    soon = {version, target.previous or version}
+    return all(
+        has_failed(each, histories) or histories.get(each, _NEW).retry_at - now > SOON_S
+        for each in soon
+    )
 
 
 def is_sick(replica: Replica) -> bool:
@@ -146,17 +189,27 @@ def is_complete(target: Target, replicas: Sequence[Replica]) -> bool:
 
 
 def _missing(
-    target: Target, version: str, history: History, ours: list[Replica], room: int, now: float
+    wanted: Mapping[str, int],
+    histories: Mapping[str, History],
+    live: Sequence[Replica],
+    room: int,
+    now: float,
 ) -> tuple[tuple[Start, ...], float | None]:
-    count = min(target.num_replicas - len(ours), room)
-    if count <= 0:
-        return (), None
-    if _is_given_up(history):
-        return (), None  # given up, and nothing to fall back on
-    if now < history.retry_at:
-        return (), history.retry_at
-    reason = f"{len(ours)} of {target.num_replicas} replicas"
-    return (Start(version, reason),) * count, None
+    """Replicas of each version as far as there is room, in order; and when to look again."""
+    starts: list[Start] = []
+    waits: list[float] = []
+    for version, number in wanted.items():
+        there = sum(replica.version == version for replica in live)
+        count = min(number - there, room)
+        history = histories.get(version, _NEW)
+        if count <= 0 or _is_given_up(history):
+            continue  # as wanted, or given up and nothing to fall back on
+        room -= count  # also where it has to wait: others must not take it meanwhile
+        if now < history.retry_at:
+            waits.append(history.retry_at)
+        else:
+            starts += [Start(version, f"{there} of {number} replicas")] * count
+    return tuple(starts), min(waits, default=None)
 
 
 def _sick(sick: list[Replica]) -> tuple[Stop, ...]:
@@ -180,15 +233,27 @@ def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
     return tuple(Stop(replica.replica_id, reason) for replica in by_worth[:count])
 
 
-def _outdated(target: Target, ours: list[Replica], others: list[Replica]) -> tuple[Stop, ...]:
-    """Replicas of another version leave as those of the right one become ready."""
-    starting = [replica for replica in others if replica.state is ReplicaState.STARTING]
-    running = [replica for replica in others if replica.state is ReplicaState.RUNNING]
-    ready = sum(replica.state is ReplicaState.RUNNING for replica in ours)
-    still_needed = max(0, target.num_replicas - ready)
+def _outdated(
+    target: Target, wanted: Mapping[str, int], ours: list[Replica], others: list[Replica]
+) -> tuple[Stop, ...]:
+    """Replicas of another version leave as those of the right one become ready. Those that are not
+    ready themselves leave at once, unless they are wanted in the place of one that was lost."""
+    running = _ready(others)
+    still_needed = max(0, target.num_replicas - _spared(target) - len(_ready(ours)))
     oldest_first = sorted(running, key=lambda replica: replica.started_at)
     leaving = oldest_first[: max(0, len(running) - still_needed)]
-    return tuple(Stop(replica.replica_id, "another version") for replica in (*starting, *leaving))
+    missing = Counter(wanted)
+    missing.subtract(replica.version for replica in running)
+    for replica in others:
+        if replica.state is ReplicaState.STARTING:
+            missing[replica.version] -= 1
+            if missing[replica.version] < 0:
+                leaving.append(replica)
+    return tuple(Stop(replica.replica_id, "another version") for replica in leaving)
+
+
+def _ready(replicas: Sequence[Replica]) -> list[Replica]:
+    return [replica for replica in replicas if replica.state is ReplicaState.RUNNING]
 
 
 # What happened

@@ -241,11 +241,15 @@ class Reconciler:
         deployment = state.deployments[name]
         deployment.shortage = ""
         found: list[ReplicaProcess] = []
+        short: set[str] = set()
         for step in steps:
+            if step.version in short:
+                continue  # it asks for the same
             replica = self._new_replica(state, name, step, now)
-            if not self._room.take(deployment, replica):
-                break  # the rest asks for the same
-            found.append(replica)
+            if self._room.take(deployment, replica):
+                found.append(replica)
+            else:
+                short.add(step.version)
         return found
 
     def _new_replica(

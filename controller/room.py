@@ -14,6 +14,11 @@ from serving.v1 import controller_pb2 as pb
 
 log = logging.getLogger("serving.controller")
 
+_HOW_TO_GO_ON = (
+    ". The one that serves has it, and leaves once the new one is ready; with max_surge_percent=0 "
+    "it leaves first, and none serves meanwhile"
+)
+
 
 class TooLargeError(Exception):
     """A replica would find no room on any machine, whatever else ends."""
@@ -85,9 +90,16 @@ class Room:
             request = request_of(state.name, deployment.spec_to_start(version))
             first = plan.to_make_room(deployment.target, version, deployment.seen())
             outdated = [each.replica_id for each in deployment.seen() if each.version != version]
-            if first is not None and self._ledger.fits_without(request, outdated):
+            if not self._ledger.fits_without(request, outdated):
+                continue
+            if first is not None:
                 log.info("%s leaves first: its successor needs %s", first, deployment.shortage)
                 leaving.append(deployment.replicas[first])
+                deployment.target = plan.after_making_room(
+                    deployment.target, first, deployment.seen()
+                )
+            elif deployment.target.num_replicas == len(deployment.replicas) == 1:
+                deployment.shortage += _HOW_TO_GO_ON
         self._note_waiting(state, made_room=bool(leaving))
         return leaving
 

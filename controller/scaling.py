@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from serving.aio import Tasks
 from serving.config import AutoscalingContext
+from serving.controller import plan
 from serving.controller.autoscale import Autoscaler, Decision, Load
 from serving.controller.model import Target
 from serving.controller.policy import PolicyProcess
@@ -186,6 +187,6 @@ class Scaling:
             deployment.scaled.scaled_up_at = now_s
         else:
             deployment.scaled.scaled_down_at = now_s
-        deployment.target = replace(target, num_replicas=after)
+        deployment.target = plan.with_number(target, after)
         self._registry.note_deployment(*key)
         self._queue.add(key[0])

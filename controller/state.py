@@ -292,8 +292,9 @@ class ApplicationState:
         if state is None or state.target is None:
             return
         state.journal = record.journal
-        count = target_of(state.spec.options, record.num_replicas)
-        state.target = replace(state.target, num_replicas=count)
+        if state.target.wakes:
+            count = target_of(state.spec.options, record.num_replicas)
+            state.target = plan.with_number(state.target, count)
 
     def _drop_unwanted(self) -> None:
         wanted = {spec.name for spec in self.spec.deployments}
@@ -330,18 +331,20 @@ def found_application(found: LoadedApplication) -> ApplicationState:
 
 
 def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
-    previous, before, config = None, state.target, ""
+    previous, served, before, config = None, 0, state.target, ""
     if state.target is not None:
         config = state.settings.user_config_json
         worked = state.histories.get(state.target.version, History()).proven
         previous = state.target.version if worked else state.target.previous
+        served = state.target.num_replicas if worked else state.target.previous_replicas
     if previous == spec.version:
         previous = None
     if plan.has_failed(spec.version, state.histories):
         del state.histories[spec.version]  # asked for again: try again
     state.config_error, state.previous_config = "", config
     before_count = before.num_replicas if before and before.wakes else None
-    state.target = _target(spec, previous, before_count)
+    target = _target(spec, previous, before_count)
+    state.target = replace(target, previous_replicas=served if previous else 0)
     kept = {version: state.specs[version] for version in state.specs if version == previous}
     if before is not None and before.version in kept:
         kept[before.version] = _with_config(kept[before.version], config)

@@ -125,11 +125,14 @@ def update(
         pytest.param(update(10, 1.0, 25.0), 3, id="percent rounded up"),
         pytest.param(update(10, 0.3, 100.0), 3, id="the lesser share"),
         pytest.param(update(10, 0.3, 10.0), 1, id="the lesser percent"),
-        pytest.param(update(10, 1.0, 0.0), 1, id="one always"),
+        pytest.param(update(10, 1.0, 1.0), 1, id="one always"),
+        pytest.param(update(10, 1.0, 0.0), 0, id="none where none may be"),
         pytest.param(update(100, 0.07), 7, id="share that is no binary fraction"),
     ],
 )
-def test_surge_is_the_lesser_of_both_limits_and_at_least_one(target: Target, count: int) -> None:
+def test_surge_is_the_lesser_of_both_limits_and_at_least_one_unless_it_is_to_be_none(
+    target: Target, count: int
+) -> None:
     assert plan.surge(target) == count
 
 
@@ -164,6 +167,58 @@ def test_update_replaces_as_many_at_a_time_as_it_may(
     steps = plan.compute(update(5, 0.4), {"a": PROVEN}, replicas(*running), now=100.0)
 
     assert names(steps) == (["b"] * starts, stops)
+
+
+@pytest.mark.parametrize(
+    ("count", "running", "starts", "stops"),
+    [
+        pytest.param(1, [("a", RUNNING)], [], ["r0"], id="one of one leaves"),
+        pytest.param(1, [("a", STOPPING)], [], [], id="drains first"),
+        pytest.param(1, [], ["b"], [], id="is gone"),
+        pytest.param(3, [("a", RUNNING)] * 3, [], ["r0"], id="one of three leaves"),
+        pytest.param(
+            3, [("a", STOPPING), *[("a", RUNNING)] * 2], [], [], id="one of three drains first"
+        ),
+        pytest.param(3, [("a", RUNNING)] * 2, ["b"], [], id="one of three is gone"),
+        pytest.param(3, [*[("a", RUNNING)] * 2, ("b", STARTING)], [], [], id="no second meanwhile"),
+        pytest.param(3, [*[("a", RUNNING)] * 2, ("b", RUNNING)], [], ["r0"], id="the next leaves"),
+        pytest.param(3, [("a", RUNNING)], ["a", "b"], [], id="one that was lost, and the new one"),
+    ],
+)
+def test_update_without_surge_replaces_one_after_another_in_its_place(
+    count: int, running: list[tuple[str, ReplicaState]], starts: list[str], stops: list[str]
+) -> None:
+    target = replace(update(count, percent=0.0), previous_replicas=count)
+
+    assert names(plan.compute(target, {"a": PROVEN}, replicas(*running), 100.0)) == (starts, stops)
+
+
+@pytest.mark.parametrize(
+    ("running", "starts", "stops"),
+    [
+        pytest.param([("b", STARTING)], ["a"], [], id="the only one was lost"),
+        pytest.param([("a", STARTING), ("b", STARTING)], [], [], id="its successor stays"),
+        pytest.param([("b", RUNNING)], [], [], id="new one ready"),
+        pytest.param([("a", STARTING), ("b", RUNNING)], [], ["r0"], id="not needed any more"),
+        pytest.param([], ["a", "b"], [], id="nothing runs"),
+    ],
+)
+def test_what_serves_is_replaced_by_the_same_while_none_of_the_new_version_is_ready(
+    running: list[tuple[str, ReplicaState]], starts: list[str], stops: list[str]
+) -> None:
+    target = replace(update(1), previous_replicas=1)
+
+    assert names(plan.compute(target, {"a": PROVEN}, replicas(*running), 100.0)) == (starts, stops)
+
+
+def test_what_serves_is_replaced_by_the_same_though_the_new_version_waits_to_be_tried() -> None:
+    target = replace(update(1), previous_replicas=1)
+    histories = {"a": PROVEN, "b": History(failures=1, retry_at=101.0)}
+
+    steps = plan.compute(target, histories, [], 100.0)
+
+    assert names(steps) == (["a"], [])
+    assert steps.wake_at == 101.0
 
 
 def test_replicas_that_fail_together_count_once() -> None:
@@ -368,7 +423,9 @@ class World:
         for start in steps.start:
             self.start(start.version)
         wanted = self.target.num_replicas if self.target else 0
-        assert self.healthy >= min(healthy_before, wanted), "stopped a replica that was needed"
+        in_place = self.target is not None and plan.surge(self.target) == 0
+        needed = min(healthy_before, wanted - in_place)
+        assert self.healthy >= needed, "stopped a replica that was needed"
         if steps.start:
             assert self.target is not None, "started what is deleted"
             assert len(self.live) <= wanted + plan.surge(self.target), "started too many"
@@ -398,19 +455,22 @@ class World:
     def become(self, name: str, state: ReplicaState) -> None:
         self.replicas[name] = replace(self.replicas[name], state=state, since=self.now)
 
-    def want(self, version: str, count: int, share: float = 1.0) -> None:
+    def want(self, version: str, count: int, share: float = 1.0, percent: float = 100.0) -> None:
         """As the controller's state does it."""
-        previous = None
+        previous, served = None, 0
         if self.target:
             current = self.target.version
-            previous = current if self.history(current).proven else self.target.previous
+            worked = self.history(current).proven
+            previous = current if worked else self.target.previous
+            served = self.target.num_replicas if worked else self.target.previous_replicas
         if plan.has_failed(version, self.histories):
             del self.histories[version]
-        self.target = Target(version, count, None if previous == version else previous, share)
+        previous = None if previous == version else previous
+        self.target = Target(version, count, previous, share, percent, previous_replicas=served)
 
     def scale(self, count: int) -> None:
         if self.target:
-            self.target = replace(self.target, num_replicas=count)
+            self.target = plan.with_number(self.target, count)
 
     def delete(self) -> None:
         self.target, self.histories = None, {}
@@ -467,7 +527,8 @@ class World:
 
 SHARES = st.sampled_from([0.2, 0.5, 1.0])
 COUNTS = st.integers(1, 6)
-DEPLOY = st.tuples(st.just("deploy"), st.sampled_from("abc"), COUNTS, SHARES)
+PERCENTS = st.sampled_from([100.0, 0.0])
+DEPLOY = st.tuples(st.just("deploy"), st.sampled_from("abc"), COUNTS, SHARES, PERCENTS)
 ADVANCE = st.tuples(st.just("advance"), st.integers(0, 9))
 SCALE = st.tuples(st.just("scale"), COUNTS)
 CRASH = st.tuples(st.just("crash"), st.integers(0, 9))
@@ -484,8 +545,8 @@ def happen(world: World, event: Event) -> None:
     kind, *details = event
     present = sorted(world.replicas)
     match kind, details:
-        case "deploy", [str(version), int(count), float(share)]:
-            world.want(version, count, share)
+        case "deploy", [str(version), int(count), float(share), float(percent)]:
+            world.want(version, count, share, percent)
         case "scale", [int(count)]:
             world.scale(count)
         case "delete", []:
@@ -536,7 +597,7 @@ def test_update_never_has_fewer_healthy_replicas_than_wanted(
     world = World(Target("a", count), broken=broken)
     world.settle()
     for event in events:
-        happen(world, (*event[:2], count, event[3]) if event[0] == "deploy" else event)
+        happen(world, (*event[:2], count, event[3], 100.0) if event[0] == "deploy" else event)
         world.step()
         assert world.target is not None
         assert world.healthy >= count
@@ -559,6 +620,55 @@ def test_update_never_runs_more_than_its_surge(
         starting = [replica for replica in world.live if replica.state is STARTING]
         assert len(world.live) <= count + plan.surge(world.target)
         assert len(starting) <= plan.surge(world.target)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(DEPLOY, ADVANCE, ADVANCE, WAIT), max_size=60),
+    COUNTS,
+    st.frozensets(st.sampled_from("bc")),
+)
+def test_update_without_surge_never_runs_more_than_wanted_and_lacks_one_at_most(
+    events: list[Event], count: int, broken: frozenset[str]
+) -> None:
+    """Those that finish their requests included: each is gone before its successor starts."""
+    world = World(Target("a", count, max_surge_percent=0.0), broken=broken)
+    world.settle()
+    for event in events:
+        happen(world, (*event[:2], count, event[3], 0.0) if event[0] == "deploy" else event)
+        world.step()
+        assert world.healthy >= count - 1
+        assert len(world.seen) <= count
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(ADVANCE, ADVANCE, CRASH, SCALE, WAIT), max_size=60),
+    COUNTS,
+    SHARES,
+    PERCENTS,
+    st.booleans(),
+)
+def test_version_that_serves_keeps_its_number_until_one_of_the_new_is_ready(
+    events: list[Event], count: int, share: float, percent: float, works: bool
+) -> None:
+    """Whatever is lost of it, and however the new one fares: one that crashes is started again
+    once its delay is over."""
+    world = World(Target("a", count), broken=frozenset() if works else frozenset("b"))
+    world.settle()
+    world.want("b", count, share, percent)
+    for event in events:
+        if event[0] == "scale" and percent == 0.0:
+            continue  # those that leave for it are in the way of others
+        happen(world, event)
+        world.step()
+        assert world.target is not None
+        on_trial = world.target.previous == "a" and not any(
+            each.version == "b" and each.state is RUNNING for each in world.seen
+        )
+        if on_trial and world.now >= world.history("a").retry_at:
+            serving = sum(each.version == "a" for each in world.live)
+            assert serving >= world.target.num_replicas - (percent == 0.0)
 
 
 @given(st.integers(1, 5))

@@ -139,9 +139,35 @@ async def test_last_replica_stays_where_its_successor_finds_no_room(machine: Mac
 
     machine.reconciler.targets.deploy(on_gpu("new", 1, gpus=2))
     await machine.until(lambda: "waits for" in machine.message())
-    assert machine.message() == "has 0 of 1 replicas ready; waits for 2 GPUs: 0 of 2 free"
+    assert machine.message() == (
+        "has 0 of 1 replicas ready; waits for 2 GPUs: 0 of 2 free. The one that serves has it, and "
+        "leaves once the new one is ready; with max_surge_percent=0 it leaves first, and none "
+        "serves meanwhile"
+    )
     assert machine.of("old")
     assert not machine.of("new")
+
+    in_place = on_gpu("new", 1, gpus=2)
+    in_place.deployments[0].options.max_surge_percent = 0
+    machine.reconciler.deploy(in_place)
+    await machine.ready("new")
+    await machine.until(lambda: machine.status().status == "RUNNING")
+    assert not machine.of("old")
+
+
+async def test_replica_that_made_room_is_not_replaced(machine: Machine) -> None:
+    """While its successor starts, and starts again, as many serve as are left."""
+    machine.reconciler.deploy(on_gpu("old", 2))
+    await machine.ready("old", 2)
+    await machine.until(lambda: machine.status().status == "RUNNING")
+
+    machine.reconciler.deploy(on_gpu("new", 2))
+    await machine.until(lambda: machine.of("new"))
+    (process,) = machine.of("new")
+    machine.reconciler.report(process.replica.replica_id, "ValueError: no")
+    process.exit(1)
+    await machine.until(lambda: machine.of("new") not in ([], [process]))
+    assert len(machine.of("old")) == 1
 
 
 async def test_nothing_leaves_where_that_would_not_make_room(machine: Machine) -> None:
