@@ -50,7 +50,7 @@ class Target:
     max_surge_percent: float = 100.0
     # The first request brings a replica, where there is to be none.
     wakes: bool = False
-    # How many replicas of the version before are to run for as long as none of the new one is ready.
+    # How many replicas of the version before are to run while none of the new one is ready.
     previous_replicas: int = 0
 
 

@@ -46,11 +46,12 @@ def compute(
     version = serving_version(target, histories)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
-    wanted = {version: target.num_replicas}
+    wanted, most = {version: target.num_replicas}, target.num_replicas
     if target.previous not in (None, version) and not _ready(ours):
         # The new one is on trial: what serves comes first.
         wanted = {target.previous: _kept(target), **wanted}
-    stop = (*_surplus(target, ours), *_outdated(target, wanted, ours, others))
+        most = min(most, most + surge(target) - _kept(target))
+    stop = (*_surplus(most, ours), *_outdated(target, wanted, ours, others))
     room = target.num_replicas + surge(target) - (len(live) - len(stop))
     if surge(target) == 0:
         room -= sum(map(_drains, replicas)) + len(stop)
@@ -217,10 +218,10 @@ def _sick(sick: list[Replica]) -> tuple[Stop, ...]:
     return tuple(Stop(replica.replica_id, replica.fault or reason) for replica in sick)
 
 
-def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
+def _surplus(most: int, ours: list[Replica]) -> tuple[Stop, ...]:
     """Too many of the right version: those that are not ready yet go first, then those that have
     the least to do, of these the youngest."""
-    count = max(0, len(ours) - target.num_replicas)
+    count = max(0, len(ours) - most)
     by_worth = sorted(
         ours,
         key=lambda replica: (
@@ -229,7 +230,7 @@ def _surplus(target: Target, ours: list[Replica]) -> tuple[Stop, ...]:
             -replica.started_at,
         ),
     )
-    reason = f"{target.num_replicas} replicas wanted"
+    reason = f"{most} replicas wanted"
     return tuple(Stop(replica.replica_id, reason) for replica in by_worth[:count])
 
 

@@ -421,7 +421,9 @@ class PlainOptions(Settings):
     max_surge_percent: float = Field(default=100.0, ge=0, le=100, strict=False)
     """How many replicas may run beside `num_replicas` during an update, in percent of these; at
     least one, and those that finish their requests do not count. The default leaves it to
-    `rolling_update_percentage`; it is for machines that have no room for so many."""
+    `rolling_update_percentage`; it is for machines that have no room for so many. With 0 there is
+    none: an old replica ends before a new one starts, one after another; with one replica none
+    serves in between."""
 
     @model_validator(mode="before")
     @classmethod

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from serving.exceptions import DeploymentFailedError
 from serving.schema import ApplicationStatusOverview
 from tests.integration.apps import unimportable, updates
 from tests.support.cluster import Cluster
-from tests.support.control import get, replica_pids, until
+from tests.support.control import DEADLINE_S, get, replica_pids, until
+from tests.support.gate import Gate
 from tests.support.load import Load, loads
 from tests.support.record import Record
 
@@ -65,7 +68,7 @@ def application() -> ApplicationStatusOverview:
         pytest.param(SOAK_S, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(SOAK_S + 60)]),
     ],
 )
-def test_redeploy_in_a_loop_fails_no_request_and_runs_none_twice(
+def test_redeploy_and_scaling_in_a_loop_fail_no_request_and_run_none_twice(
     cluster: Cluster, record: Record, count: int, duration_s: float
 ) -> None:
     versioned = updates.Versioned.options(num_replicas=count)
@@ -76,7 +79,8 @@ def test_redeploy_in_a_loop_fails_no_request_and_runs_none_twice(
             ends_at = time.monotonic() + duration_s
             while time.monotonic() < ends_at or last < 2:
                 last += 1
-                run(versioned, str(last), record)
+                scaled = versioned.options(num_replicas=count + last % 2)
+                run(scaled, str(last), record)
             until(lambda: all(load.answers[f"200 {last}"] for load in requests))
 
     answers = sum((load.answers for load in requests), Counter[str]())
@@ -105,6 +109,42 @@ def test_update_that_fails_costs_no_request_and_tells_file_and_line(
         answered = sum(load.answers.values())
         until(lambda: sum(load.answers.values()) > answered)
     assert load.answers.keys() == {"200 one"}
+
+
+def test_only_replica_that_dies_during_an_update_that_fails_is_replaced_by_its_version(
+    one: Cluster, tmp_path: Path
+) -> None:
+    (before,) = replica_pids()
+    gate = Gate(tmp_path / "gate")
+    with ThreadPoolExecutor(1) as pool, gate.closed() as open_the_gate:
+        updating = pool.submit(run, updates.RaisesLate, gate)
+        until(lambda: len(replica_pids()) == 2)
+        os.kill(before, signal.SIGKILL)
+
+        assert get().text == "one"
+        open_the_gate()
+        with pytest.raises(DeploymentFailedError, match="no model"):
+            updating.result(DEADLINE_S)
+    assert application().status == "UPDATE_FAILED"
+    assert get().text == "one"
+    until(lambda: len(replica_pids()) == 1)
+
+
+def test_update_without_surge_starts_the_new_version_once_the_old_one_has_ended(
+    cluster: Cluster, record: Record
+) -> None:
+    """Requests meanwhile wait."""
+    versioned = updates.Versioned.options(max_surge_percent=0)
+    with cluster.running(versioned.bind("one", record)):
+        most = 1
+        with Load().running() as load, ThreadPoolExecutor(1) as pool:
+            updating = pool.submit(run, versioned, "two", record)
+            while not updating.done():
+                most = max(most, len(replica_pids()))
+            updating.result()
+            until(lambda: load.answers["200 two"])
+        assert most == 1
+        assert load.answers.keys() == {"200 one", "200 two"}
 
 
 def test_rollback_serves_the_version_before_and_costs_no_request(

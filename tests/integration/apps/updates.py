@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 
 import serving
+from tests.support.gate import Gate
 from tests.support.record import Record
 
 
@@ -27,6 +28,18 @@ class Versioned:
 @serving.deployment(name="Versioned")
 class Raises:
     def __init__(self) -> None:
+        raise ValueError("no model")
+
+    async def __call__(self, request: Request) -> str:
+        raise AssertionError("it never runs")
+
+
+@serving.deployment(name="Versioned")
+class RaisesLate:
+    """Each time it starts, once the gate is open."""
+
+    def __init__(self, gate: Gate) -> None:
+        gate.pass_through()
         raise ValueError("no model")
 
     async def __call__(self, request: Request) -> str:

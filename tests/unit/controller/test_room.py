@@ -149,7 +149,7 @@ async def test_last_replica_stays_where_its_successor_finds_no_room(machine: Mac
 
     in_place = on_gpu("new", 1, gpus=2)
     in_place.deployments[0].options.max_surge_percent = 0
-    machine.reconciler.deploy(in_place)
+    machine.reconciler.targets.deploy(in_place)
     await machine.ready("new")
     await machine.until(lambda: machine.status().status == "RUNNING")
     assert not machine.of("old")
@@ -157,14 +157,14 @@ async def test_last_replica_stays_where_its_successor_finds_no_room(machine: Mac
 
 async def test_replica_that_made_room_is_not_replaced(machine: Machine) -> None:
     """While its successor starts, and starts again, as many serve as are left."""
-    machine.reconciler.deploy(on_gpu("old", 2))
+    machine.reconciler.targets.deploy(on_gpu("old", 2))
     await machine.ready("old", 2)
     await machine.until(lambda: machine.status().status == "RUNNING")
 
-    machine.reconciler.deploy(on_gpu("new", 2))
+    machine.reconciler.targets.deploy(on_gpu("new", 2))
     await machine.until(lambda: machine.of("new"))
     (process,) = machine.of("new")
-    machine.reconciler.report(process.replica.replica_id, "ValueError: no")
+    machine.reconciler.events.report(process.replica.replica_id, "ValueError: no")
     process.exit(1)
     await machine.until(lambda: machine.of("new") not in ([], [process]))
     assert len(machine.of("old")) == 1
