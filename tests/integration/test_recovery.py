@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from serving.controller.__main__ import STORE_FILE
 from serving.exceptions import ClusterError
 from tests.support.control import (
     DEADLINE_S,
+    command,
     descendants,
     get,
     isolate,
@@ -30,10 +32,12 @@ from tests.support.control import (
     still_running,
     until,
 )
-from tests.support.load import Load
+from tests.support.load import Load, loads
 from tests.support.processes import processes
 
 ROLLED_OUT_WITHIN_S = 2.0
+SOAK_S = float(os.environ.get("SERVING_SOAK_S", "180"))
+KILLED_EVERY_S = 3.0
 
 
 @serving.deployment(num_replicas=2)
@@ -109,6 +113,43 @@ def test_deploy_after_a_kill_reaches_every_proxy(
         # Each on a connection of its own: the kernel gives them to one proxy or the other.
         until(lambda: {get().text for _ in range(20)} == {"two"}, within_s=ROLLED_OUT_WITHIN_S)
         assert time.monotonic() - began < ROLLED_OUT_WITHIN_S
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK_S + 60)
+def test_controller_killed_every_3_s_costs_no_request_and_starts_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with own_cluster(monkeypatch, tmp_path, autostart=False):
+        serving.start(http_options={"num_proxies": 2})
+        serving.run(Versioned.bind("one", str(tmp_path)))
+        replicas = replica_pids()
+        requests = [Load(method=method) for method in ("GET", "POST") for _ in range(2)]
+        with loads(*requests):
+            ends_at = time.monotonic() + SOAK_S
+            while (now := time.monotonic()) < ends_at:
+                kill_the_controller()
+                assert replica_pids() == replicas
+                time.sleep(max(0.0, now + KILLED_EVERY_S - time.monotonic()))
+            serving.run(Versioned.bind("two", str(tmp_path)))
+            until(lambda: {get().text for _ in range(20)} == {"two"}, within_s=ROLLED_OUT_WITHIN_S)
+            until(lambda: all(load.answers["200 two"] for load in requests))
+        assert sum((load.answers for load in requests), Counter[str]()).keys() == {
+            "200 one",
+            "200 two",
+        }
+        until(lambda: len(replica_pids()) == 2)
+        assert not replica_pids() & replicas
+        started = Counter(path.name.split("-")[0] for path in tmp_path.glob("*-*"))
+        assert started == {"one": 2, "two": 2}
+        below = [command(process) for process in descendants(os.getpid())]
+        kinds = Counter(re.findall(r"-m (serving\.\w+)", "\n".join(below)))
+        assert kinds == {
+            "serving.supervisor": 1,
+            "serving.controller": 1,
+            "serving.proxy": 2,
+            "serving.replica": 2,
+        }
 
 
 def test_run_whose_controller_is_killed_meanwhile_returns_when_it_serves(cluster: None) -> None:
