@@ -65,6 +65,15 @@ class ProxyProtocol(HttpToolsProtocol):
         self._in_fields = False
         self._fields_size: int | None = None
         self._departure = Departure()
+        # Set once the next response is to be the last.
+        self._when_left: Callable[[], None] | None = None
+
+    def leave(self, when_left: Callable[[], None]) -> None:
+        """Makes the next response the last, and has it say so. One that has begun cannot any more:
+        it is that of the request after it. Calls `when_left` when the connection has ended."""
+        self._when_left = when_left
+        if self.cycle and not self.cycle.response_started and not self.pipeline:
+            self.cycle.keep_alive = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(GatheringTransport(transport))  # type: ignore[arg-type]
@@ -72,6 +81,8 @@ class ProxyProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._departure.happen()
+        if self._when_left is not None:
+            self._when_left()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -96,6 +107,8 @@ class ProxyProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_fields = False
         super().on_headers_complete()
+        if self._when_left is not None and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         """A chunk begins. Behind the last one, which is empty, come the trailers."""

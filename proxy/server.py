@@ -27,6 +27,8 @@ from serving.v1.controller_pb2 import WatchUpdate
 
 FIRST_SNAPSHOT_TIMEOUT_S = 30.0
 DRAIN_TIMEOUT_S = 30.0
+LINGER_S = 30.0
+"""For this long clients of a proxy that is replaced may send a last request."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +54,73 @@ class ProxyConfig:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, saying when it serves and when it begins to stop."""
+    """uvicorn, saying when it serves and when it begins to stop.
 
-    def __init__(self, config: uvicorn.Config, proxy: Proxy, ready_fd: int) -> None:
+    Told to end, it lets another proxy take over: that accepts the connections from then on, and
+    those that there are have time for one more request, whose response tells the client that it is
+    the last. So a client of a kept connection never sends a request into its end. Where the
+    supervisor does not listen any more, the whole cluster ends, and there is nothing to wait for.
+    """
+
+    def __init__(self, config: uvicorn.Config, proxy: Proxy, supervisor_fd: int) -> None:
         super().__init__(config)
         self._proxy = proxy
-        self._ready_fd = ready_fd
+        self._supervisor_fd = supervisor_fd
+        # Nobody has a last request to send, or may send it any more.
+        self._may_end = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         settle_gc()
-        os.write(self._ready_fd, b'{"ready": true}\n')
-        os.close(self._ready_fd)
+        os.write(self._supervisor_fd, b'{"ready": true}\n')
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM begins the shutdown. (uvicorn's own way raises it anew in the end, which kills
         the process before it has closed what it holds.)"""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.handle_exit, signal.SIGTERM, None)
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
 
+    def _on_sigterm(self) -> None:
+        if self.should_exit:
+            self._may_end.set()
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._proxy.draining = True
+        try:
+            os.write(self._supervisor_fd, b'{"leaving": true}\n')
+        except BrokenPipeError:
+            pass  # the cluster ends
+        else:
+            await self._let_leave()
         await super().shutdown(sockets)
+
+    async def _let_leave(self) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)  # for those that were accepted just now
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, ProxyProtocol):
+                connection.leave(self._note_left)
+        self._note_left()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._may_end.wait()
+
+    def _note_left(self) -> None:
+        connections = self.server_state.connections
+        if not any(isinstance(connection, ProxyProtocol) for connection in connections):
+            self._may_end.set()
 
 
 async def serve(config: ProxyConfig) -> None:
-    """Serves until SIGTERM: then open requests are finished, and it returns."""
+    """Serves until SIGTERM: then open requests are finished, and it returns. A second SIGTERM ends
+    the time that kept connections have for a last request."""
     stream = configure(config.name, config.logging)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     access_log = None

@@ -99,6 +99,10 @@ class Supervisor:
         self._engine = LocalEngine()
         self._controller: Process | None = None
         self._proxies: dict[int, Process] = {}
+        # By process number: what tells that a proxy takes no more connections, and the end of those
+        # that do not.
+        self._farewells: dict[int, asyncio.Future[bytes]] = {}
+        self._leaving: dict[Process, asyncio.Future[int | None]] = {}
         self._admin_process: Process | None = None
         # Those that are asyncio's to reap.
         self._children: set[int] = set()
@@ -272,6 +276,10 @@ class Supervisor:
             try:
                 process = await start()
                 ready.set()
+                if await self._is_leaving(process):
+                    log.info("%s takes no more connections: starting another", name)
+                    failures = 0
+                    continue
                 problem = f"{name} ended with code {await process.wait()}"
                 self._children.discard(process.pid)
             except StartError as error:
@@ -286,6 +294,36 @@ class Supervisor:
             failures = 0 if time.monotonic() - started > _STABLE_AFTER_S else failures + 1
             if failures > 1:
                 await self._pause(min(0.1 * 2 ** (failures - 2), _MAX_RESTART_DELAY_S))
+
+    async def _is_leaving(self, process: Process) -> bool:
+        """Waits for a proxy to end, or to be about to. It may take its time for that, and others
+        must not wait for it. Of other processes nothing is to be waited for here."""
+        farewell = self._farewells.get(process.pid)
+        if farewell is None:
+            return False
+        ended = asyncio.ensure_future(process.wait())
+        await asyncio.wait((farewell, ended), return_when=asyncio.FIRST_COMPLETED)
+        del self._farewells[process.pid]
+        if ended.done() or farewell.cancelled() or not farewell.result():
+            farewell.cancel()
+            await ended
+            return False
+
+        def forget(_: object) -> None:
+            del self._leaving[process]
+            self._children.discard(process.pid)
+
+        self._leaving[process] = ended
+        ended.add_done_callback(forget)
+        return True
+
+    async def _hang_up(self) -> None:
+        """Proxies that end need not wait for others that take over."""
+        farewells = list(self._farewells.values())
+        for farewell in farewells:
+            farewell.cancel()
+        if farewells:
+            await asyncio.wait(farewells)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -325,7 +363,13 @@ class Supervisor:
         }
         process, told = await self._spawn("serving.proxy", "SERVING_PROXY_CONFIG", settings, fd)
         self._proxies[index] = process
-        await _until_ready(f"proxy-{index}", process, told)
+        farewell = os.dup(told)
+        try:
+            await _until_ready(f"proxy-{index}", process, told)
+        except BaseException:
+            os.close(farewell)
+            raise
+        self._farewells[process.pid] = asyncio.ensure_future(_only_line(farewell))
         return process
 
     async def _start_admin(self) -> Process:
@@ -408,6 +452,7 @@ class Supervisor:
         in_order = self._signals and not self._orphaned and not self._failed
         self._stop.set()
         proxies = self._fronts
+        await self._hang_up()
         if not in_order:
             self._cut_lifeline()
             everyone = [*proxies, self._controller] if self._controller else proxies
@@ -437,7 +482,7 @@ class Supervisor:
     def _fronts(self) -> list[Process]:
         """What clients talk to: these end first."""
         admin = [self._admin_process] if self._admin_process else []
-        return [*self._proxies.values(), *admin]
+        return [*self._proxies.values(), *self._leaving, *admin]
 
     def _clean_up(self) -> None:
         for listening in (*self._sockets, *self._admin_sockets):
@@ -490,6 +535,14 @@ async def _first_line(fd: int) -> bytes:
         return await line
     finally:
         loop.remove_reader(fd)
+
+
+async def _only_line(fd: int) -> bytes:
+    """As `_first_line`; closes the descriptor."""
+    try:
+        return await _first_line(fd)
+    finally:
+        os.close(fd)
 
 
 async def _ended(processes: list[Process], timeout_s: float) -> None:

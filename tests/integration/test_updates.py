@@ -21,6 +21,7 @@ from tests.support.cluster import Cluster
 from tests.support.control import DEADLINE_S, get, replica_pids, until
 from tests.support.gate import Gate
 from tests.support.load import Load, loads
+from tests.support.processes import processes
 from tests.support.record import Record
 
 SOAK_S = float(os.environ.get("SERVING_SOAK_S", "300"))
@@ -60,6 +61,13 @@ def application() -> ApplicationStatusOverview:
     return serving.status().applications[NAME]
 
 
+def end_a_proxy(ended: set[int]) -> None:
+    """Tells one to end that was not told before; another is there afterwards, in its place."""
+    proxy = until(lambda: next((p for p in processes("serving.proxy") if p.pid not in ended), None))
+    ended.add(proxy.pid)
+    proxy.terminate()
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(
     "duration_s",
@@ -68,11 +76,11 @@ def application() -> ApplicationStatusOverview:
         pytest.param(SOAK_S, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(SOAK_S + 60)]),
     ],
 )
-def test_redeploy_and_scaling_in_a_loop_fail_no_request_and_run_none_twice(
+def test_redeploy_scaling_and_ending_proxies_in_a_loop_fail_no_request_and_run_none_twice(
     cluster: Cluster, record: Record, count: int, duration_s: float
 ) -> None:
     versioned = updates.Versioned.options(num_replicas=count)
-    last = 0
+    last, ended = 0, set[int]()
     with cluster.running(versioned.bind("0", record)):
         requests = [Load(method=method) for method in ("GET", "POST") for _ in range(3)]
         with loads(*requests):
@@ -81,6 +89,7 @@ def test_redeploy_and_scaling_in_a_loop_fail_no_request_and_run_none_twice(
                 last += 1
                 scaled = versioned.options(num_replicas=count + last % 2)
                 run(scaled, str(last), record)
+                end_a_proxy(ended)
             until(lambda: all(load.answers[f"200 {last}"] for load in requests))
 
     answers = sum((load.answers for load in requests), Counter[str]())
