@@ -36,6 +36,7 @@ from tests.support.control import (
     still_running,
     until,
 )
+from tests.support.processes import processes
 
 GONE_WITHIN_S = 2.0
 
@@ -474,6 +475,24 @@ def test_proxy_that_dies_comes_back_and_no_connection_is_refused(cluster: None) 
 
     assert get().text == "hello"
     assert named("proxy").pid != dead.pid
+
+
+def test_proxy_that_is_told_to_end_hands_over_and_tells_kept_connections(cluster: None) -> None:
+    serving.run(hello.bind())
+    url = f"http://127.0.0.1:{serving.status().http_port}/"
+    with requests.Session() as kept:
+        assert "connection" not in kept.get(url, timeout=20).headers
+        told = named("proxy")
+        told.terminate()
+
+        until(lambda: len(processes("serving.proxy")) == 2)
+        assert get().text == "hello"
+        assert still_running([told])
+        answer = kept.get(url, timeout=20)
+        assert (answer.text, answer.headers["connection"]) == ("hello", "close")
+        assert not still_running([told], within_s=GONE_WITHIN_S)
+        assert kept.get(url, timeout=20).text == "hello"
+    assert named("proxy").pid != told.pid
 
 
 def test_several_proxies_share_one_port() -> None:
