@@ -80,6 +80,7 @@ soak: .venv/.installed  ## Run the tests that take minutes
 bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/handles.py
+	$(BIN)/python benchmarks/overload.py
 	$(BIN)/python benchmarks/controller.py
 
 check: lint types check-protos test-oldest test  ## Do all that CI does

@@ -325,10 +325,13 @@ def test_policy_of_a_config_is_shown_by_its_path_and_followed_when_it_changes(
 def test_policy_in_the_code_is_built_and_deployed_by_its_path(
     state_dir: Path, folder: Path
 ) -> None:
+    deploy(folder, "applications: []\n")
+    until(lambda: not serving.status().applications)
     serve("build", "app:scaled", "-o", "built.yaml", cwd=folder)
     assert "policy_function: app:two" in (folder / "built.yaml").read_text()
 
     serve("deploy", "built.yaml", cwd=folder)
+    until(lambda: len(replicas()["default"]) == 2)
 
 
 def test_run_serves_a_file_with_its_own_options_until_interrupted(
