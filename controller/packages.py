@@ -41,6 +41,10 @@ class PackageStore:
         """Where a package is, or would be."""
         return self._folder / digest
 
+    def sources_of(self, deployment: pb.DeploymentSpec) -> str:
+        """The folder of the modules that a deployment keeps; empty where it keeps none."""
+        return str(self.path(deployment.sources.digest)) if deployment.HasField("sources") else ""
+
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that are not here; the others stay for a while."""
         return [digest for digest in dict.fromkeys(digests) if not self._touch(digest)]
@@ -125,6 +129,6 @@ def digests(deployments: Iterable[pb.DeploymentSpec]) -> set[str]:
     return {
         package.digest
         for deployment in deployments
-        for package in (deployment.working_dir, *deployment.py_modules)
+        for package in (deployment.working_dir, *deployment.py_modules, deployment.sources)
         if package.digest
     }

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving.code import load
+from serving.code import load, sources
 from serving.config import AutoscalingConfig, AutoscalingContext
 from serving.v1.controller_pb2 import Code
 
@@ -43,8 +43,10 @@ class Answer:
 class PolicyProcess:
     """The policy of one deployment. Must be closed."""
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, sources_dir: str = "") -> None:
+        """`sources_dir`: where the modules are kept that it may import, if they are."""
         self._code = code
+        self._sources_dir = sources_dir
         self._process: asyncio.subprocess.Process | None = None
         self._failed_at = -math.inf
         self._error = ""
@@ -84,7 +86,8 @@ class PolicyProcess:
                 stdout=asyncio.subprocess.PIPE,
                 limit=2**20,
             )
-            line = json.dumps(self._code.SerializeToString().hex()) + "\n" + line
+            code = [self._code.SerializeToString().hex(), self._sources_dir]
+            line = json.dumps(code) + "\n" + line
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(line.encode() + b"\n")
@@ -141,10 +144,12 @@ def main() -> None:
 
 
 def _answer(lines: queue.SimpleQueue[str], out: Any) -> None:
-    code = Code.FromString(bytes.fromhex(json.loads(lines.get())))
+    code, sources_dir = json.loads(lines.get())
     function, failure = None, ""
     try:
-        function = load(code)
+        if sources_dir:
+            sources.install(sources_dir, ())
+        function = load(Code.FromString(bytes.fromhex(code)))
     except BaseException:
         failure = traceback.format_exc(limit=-5)
     state: dict[str, Any] = {}

@@ -60,7 +60,7 @@ class Reconciler:
         self.statuses = Statuses()
         self.events = Events(self.registry, self._queue, self._room, publisher)
         self.targets = Targets(self.registry, self._queue, self.statuses, self._room, self._tasks)
-        self.scaling = Scaling(self.registry, self._queue, self._tasks)
+        self.scaling = Scaling(self.registry, self._queue, self._tasks, around.packages)
         self._actuator = self.events.actuator
 
     def recover(self, found: Found, recovered: Recovered) -> None:

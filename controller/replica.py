@@ -166,6 +166,7 @@ class ReplicaProcess:
         spec.import_folders.extend(
             str(self._around.packages.path(package.digest)) for package in named
         )
+        spec.sources_dir = self._around.packages.sources_of(deployment)
 
     def adopt(self) -> bool:
         """Takes over the process that another controller started; False where it has ended."""

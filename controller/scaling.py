@@ -14,6 +14,7 @@ from serving.config import AutoscalingContext
 from serving.controller import plan
 from serving.controller.autoscale import Autoscaler, Decision, Load
 from serving.controller.model import Target
+from serving.controller.packages import PackageStore
 from serving.controller.policy import PolicyProcess
 from serving.controller.queue import Queue
 from serving.controller.registry import Registry
@@ -27,10 +28,13 @@ log = logging.getLogger("serving.controller")
 class Scaling:
     """The autoscalers of all deployments, and the numbers that come of them."""
 
-    def __init__(self, registry: Registry, queue: Queue, tasks: Tasks) -> None:
+    def __init__(
+        self, registry: Registry, queue: Queue, tasks: Tasks, packages: PackageStore
+    ) -> None:
         self._registry = registry
         self._queue = queue
         self._tasks = tasks
+        self._packages = packages
         self._scaled: dict[Key, Scaled] = {}
 
     # What it follows
@@ -62,8 +66,10 @@ class Scaling:
         known.autoscaler.config, known.wake_at = config, now
         if known.policy is not None:
             known.policy.close()
-        has_policy = spec.HasField("autoscaling_policy")
-        known.policy = PolicyProcess(spec.autoscaling_policy) if has_policy else None
+        known.policy = None
+        if spec.HasField("autoscaling_policy"):
+            sources_dir = self._packages.sources_of(spec)
+            known.policy = PolicyProcess(spec.autoscaling_policy, sources_dir)
         known.policy_error = ""
 
     def _drop(self, key: Key) -> None:

@@ -69,7 +69,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         except PackageError as error:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except OSError as error:
-            message = f"the files of a runtime_env cannot be kept: {error}"
+            message = f"the files that replicas are to run with cannot be kept: {error}"
             await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, message)
         return pb.UploadResponse()
 

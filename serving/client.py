@@ -70,6 +70,8 @@ class Client:
         `alone`: all others are deleted."""
         with self._errors():
             request = pb.DeployRequest(applications=specs, alone=alone)
+            for application in request.applications:
+                application.ClearField("sources_archive")  # uploaded where it is missing
             response: pb.DeployResponse = self._call(self._stub.Deploy, request)
             if response.missing:
                 for digest, archive in archives(*specs).items():
@@ -77,7 +79,7 @@ class Client:
                         self._upload(digest, archive)
                 response = self._call(self._stub.Deploy, request)
             if response.missing:
-                raise ClusterError("the cluster lost files of a runtime_env: deploy again")
+                raise ClusterError("the cluster lost files that replicas run with: deploy again")
             return dict(response.generations)
 
     def _upload(self, digest: str, archive: Callable[[], Iterator[bytes]]) -> None:

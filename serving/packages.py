@@ -9,6 +9,7 @@ that hold no code of the user's are left out.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import stat
@@ -76,6 +77,16 @@ def chunks(source: Path, *, is_module: bool) -> Iterator[bytes]:
         raise PackageError(f"{source} is no zip file: {error}") from None
     except OSError as error:
         raise PackageError(f"{error.filename or source}: {error.strerror}") from None
+
+
+def of_file(name: str, content: bytes) -> bytes:
+    """The package of one file, with what it is to hold."""
+    return b"".join(_archive(iter([_Entry(name, len(content), open=partial(io.BytesIO, content))])))
+
+
+def pieces(package: bytes) -> Iterator[bytes]:
+    """A package that is at hand, in chunks."""
+    yield from (package[at : at + _CHUNK_BYTES] for at in range(0, len(package), _CHUNK_BYTES))
 
 
 def unpack(archive: BinaryIO, folder: Path) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from serving import packages
-from serving.code import capture, dumps, fingerprint, name_of, refuse, unportable
+from serving.code import capture, dumps, fingerprint, name_of, refuse, sources, unportable
+from serving.code.sources import Module
 from serving.deployment import Application, Deployment
 from serving.exceptions import CodeNotPortableError
 from serving.handle import DeploymentHandle
@@ -105,14 +106,16 @@ def application_spec(
     """
     graph = application_graph(target, name, route_prefix)
     overrides = overrides or Overrides()
-    deployments = _deployment_specs(graph, name, salt, overrides)
+    deployments = _deployment_specs(graph, name, overrides)
     overrides.check([deployment.name for deployment in deployments])
+    archive = _add_versions(deployments, salt)
     return pb.ApplicationSpec(
         name=name,
         route_prefix=route_prefix or "",
         ingress=graph.nodes[0].deployment.name,
         deployments=deployments,
         auto_rollback=auto_rollback,
+        sources_archive=archive,
     )
 
 
@@ -153,7 +156,7 @@ class Graph:
 
 
 def _deployment_specs(
-    graph: Graph, application: str, salt: str, overrides: Overrides
+    graph: Graph, application: str, overrides: Overrides
 ) -> list[pb.DeploymentSpec]:
     """Of all, the root's first. Pickling a node's arguments finds the nodes bound into it."""
     specs: list[pb.DeploymentSpec] = []
@@ -174,7 +177,6 @@ def _deployment_specs(
         deployment = overrides.applied(node.deployment, name)
         spec = _deployment_spec(deployment, name, init_args, list(calls))
         files.add_to(spec, deployment)
-        spec.version = _version(spec, salt)
         specs.append(spec)
     return specs
 
@@ -275,7 +277,6 @@ def _add_autoscaling(spec: pb.DeploymentSpec, deployment: Deployment[..., Any]) 
         if isinstance(function, str):
             function = _imported(function, deployment.name)
         spec.autoscaling_policy.CopyFrom(capture(function))
-        spec.options.autoscaling_policy_version = fingerprint([spec.autoscaling_policy])
         values["policy"] = {"policy_function": name_of(function)}
     spec.options.autoscaling_config_json = json.dumps(values, sort_keys=True)
 
@@ -324,13 +325,29 @@ def _json(value: object) -> str:
     return "" if value is None else json.dumps(value, sort_keys=True)
 
 
-def _version(spec: pb.DeploymentSpec, salt: str) -> str:
+def _add_versions(specs: list[pb.DeploymentSpec], salt: str) -> bytes:
+    """Gives deployments their versions, and the sources that these keep; returns the package of
+    these. Only now all modules are loaded: pickling, too, may import some."""
+    modules = sources.loaded()
+    content = sources.as_file(modules)
+    archive = packages.of_file(sources.FILE, content) if content else b""
+    for spec in specs:
+        spec.version = _version(spec, modules, salt)
+        if spec.HasField("autoscaling_policy"):
+            policy_version = fingerprint([spec.autoscaling_policy], modules)
+            spec.options.autoscaling_policy_version = policy_version
+        if archive:
+            spec.sources.digest = hashlib.sha256(archive).hexdigest()
+    return archive
+
+
+def _version(spec: pb.DeploymentSpec, modules: list[Module], salt: str) -> str:
     """A hash of all that takes a new process to change. Files count by what is in them, not by
     where they are."""
     codes = [spec.code, pb.Code(pickled=spec.init_args), spec.http_adapter]
     digest = hashlib.sha256()
     for part in (
-        fingerprint(codes).encode(),
+        fingerprint(codes, modules).encode(),
         _without_paths(spec.options.ray_actor_options_json).encode(),
         *(package.digest.encode() for package in (spec.working_dir, *spec.py_modules)),
         salt.encode(),
@@ -342,13 +359,21 @@ def _version(spec: pb.DeploymentSpec, salt: str) -> str:
 def archives(*specs: pb.ApplicationSpec) -> dict[str, Callable[[], Iterator[bytes]]]:
     """What makes the packages of applications, by their digests. Calling one may raise
     PackageError."""
-    return {
-        package.digest: partial(packages.chunks, Path(package.source), is_module=is_module)
-        for spec in specs
-        for deployment in spec.deployments
-        for is_module, named in ((False, [deployment.working_dir]), (True, deployment.py_modules))
-        for package in named
-    }
+    found: dict[str, Callable[[], Iterator[bytes]]] = {}
+    for spec in specs:
+        for deployment in spec.deployments:
+            if deployment.HasField("sources"):
+                found[deployment.sources.digest] = partial(packages.pieces, spec.sources_archive)
+            for package, is_module in _files(deployment):
+                make = partial(packages.chunks, Path(package.source), is_module=is_module)
+                found[package.digest] = make
+    return found
+
+
+def _files(deployment: pb.DeploymentSpec) -> Iterator[tuple[pb.Package, bool]]:
+    """Of its runtime_env, and whether they are a module."""
+    yield deployment.working_dir, False
+    yield from ((module, True) for module in deployment.py_modules)
 
 
 def _without_paths(ray_actor_options_json: str) -> str:

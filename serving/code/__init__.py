@@ -9,6 +9,7 @@ loading.py       what is left to do once all is loaded
 steady.py        sets that are pickled the same whatever their order
 blame.py         which object could not be sent, and where it hangs
 unportable.py    values that pickling would let through as something else
+sources.py       the modules of the user's, as they were when they were deployed
 fingerprints.py  the hash by which two versions of the same code are told apart
 """
 
@@ -21,14 +22,24 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from serving.code import blame, loading, references, unportable
+from serving.code import blame, loading, references, sources, unportable
 from serving.code.fingerprints import fingerprint
 from serving.code.pickler import CodePickler
 from serving.code.references import name_of
 from serving.exceptions import CodeNotPortableError
 from serving.v1.controller_pb2 import Code
 
-__all__ = ["capture", "dumps", "fingerprint", "load", "loads", "name_of", "refuse", "unportable"]
+__all__ = [
+    "capture",
+    "dumps",
+    "fingerprint",
+    "load",
+    "loads",
+    "name_of",
+    "refuse",
+    "sources",
+    "unportable",
+]
 
 
 def capture(obj: object) -> Code:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
-from serving.code import references
+from serving.code import sources
 from serving.code.pickler import complete_classes
+from serving.code.sources import Module
 from serving.v1.controller_pb2 import Code
 
 
-def fingerprint(codes: Iterable[Code]) -> str:
+def fingerprint(codes: Iterable[Code], modules: Iterable[Module] | None = None) -> str:
     """A hex hash, the same in every process for the same code.
 
-    Covers import paths, what was pickled, and the source of all user modules loaded in this
-    process (those neither of the standard library nor in site-packages): code by reference or by
-    value may use any of them.
+    Covers import paths, what was pickled, and the files of all user modules loaded in this process
+    (`sources.loaded()`): code by reference or by value may use any of them.
     """
     digest = hashlib.sha256()
     for code in codes:
         _add(digest, code.import_path.encode(), _without_class_ids(code.pickled))
-    for name, path in sorted(_user_modules()):
-        _add(digest, name.encode(), path.read_bytes())
+    for module in sources.loaded() if modules is None else modules:
+        _add(digest, module.name.encode(), module.content)
     return digest.hexdigest()
 
 
@@ -50,12 +48,3 @@ def _without_class_ids(pickled: bytes) -> bytes:
         return numbers.setdefault(name, b"class %d" % len(numbers)) if name in ids else name
 
     return re.sub(rb"[0-9a-f]{32}|:[0-9]{6,20}", number, pickled)
-
-
-def _user_modules() -> Iterator[tuple[str, Path]]:
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if name == "__main__" or not isinstance(path, str) or references.is_library_file(path):
-            continue
-        if Path(path).is_file():
-            yield name, Path(path)

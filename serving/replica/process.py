@@ -135,6 +135,8 @@ class ReplicaProcess:
         deployment, folders = self._spec.deployment, self._spec.import_folders
         if self._spec.working_dir:
             os.chdir(self._spec.working_dir)
+        if self._spec.sources_dir:
+            code.sources.install(self._spec.sources_dir, folders)
         target = code.load(deployment.code, first=folders)
         args, kwargs = code.loads(deployment.init_args)
         adapter: Any = None

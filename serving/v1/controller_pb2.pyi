@@ -59,7 +59,7 @@ class DeploymentOptions(_message.Message):
     def __init__(self, num_replicas: _Optional[int] = ..., max_ongoing_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., user_config_json: _Optional[str] = ..., graceful_shutdown_timeout_s: _Optional[float] = ..., graceful_shutdown_wait_loop_s: _Optional[float] = ..., health_check_period_s: _Optional[float] = ..., health_check_timeout_s: _Optional[float] = ..., ray_actor_options_json: _Optional[str] = ..., rolling_update_percentage: _Optional[float] = ..., max_surge_percent: _Optional[float] = ..., blocked_loop_timeout_s: _Optional[float] = ..., autoscaling_config_json: _Optional[str] = ..., autoscaling_policy_version: _Optional[str] = ..., max_replicas_per_node: _Optional[int] = ...) -> None: ...
 
 class DeploymentSpec(_message.Message):
-    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy", "working_dir", "py_modules")
+    __slots__ = ("name", "code", "init_args", "options", "http_adapter", "version", "calls", "autoscaling_policy", "working_dir", "py_modules", "sources")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     INIT_ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class DeploymentSpec(_message.Message):
     AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
     WORKING_DIR_FIELD_NUMBER: _ClassVar[int]
     PY_MODULES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     name: str
     code: Code
     init_args: bytes
@@ -80,23 +81,26 @@ class DeploymentSpec(_message.Message):
     autoscaling_policy: Code
     working_dir: Package
     py_modules: _containers.RepeatedCompositeFieldContainer[Package]
-    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ..., working_dir: _Optional[_Union[Package, _Mapping]] = ..., py_modules: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
+    sources: Package
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., init_args: _Optional[bytes] = ..., options: _Optional[_Union[DeploymentOptions, _Mapping]] = ..., http_adapter: _Optional[_Union[Code, _Mapping]] = ..., version: _Optional[str] = ..., calls: _Optional[_Iterable[str]] = ..., autoscaling_policy: _Optional[_Union[Code, _Mapping]] = ..., working_dir: _Optional[_Union[Package, _Mapping]] = ..., py_modules: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., sources: _Optional[_Union[Package, _Mapping]] = ...) -> None: ...
 
 class ApplicationSpec(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback", "config_json")
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "auto_rollback", "config_json", "sources_archive")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     AUTO_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_ARCHIVE_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentSpec]
     auto_rollback: bool
     config_json: str
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ..., config_json: _Optional[str] = ...) -> None: ...
+    sources_archive: bytes
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[DeploymentSpec, _Mapping]]] = ..., auto_rollback: bool = ..., config_json: _Optional[str] = ..., sources_archive: _Optional[bytes] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
     __slots__ = ("applications", "alone")
@@ -418,7 +422,7 @@ class ShutdownResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReplicaSpec(_message.Message):
-    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address", "working_dir", "import_folders", "node", "gpus")
+    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address", "working_dir", "import_folders", "node", "gpus", "sources_dir")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
@@ -431,6 +435,7 @@ class ReplicaSpec(_message.Message):
     IMPORT_FOLDERS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_DIR_FIELD_NUMBER: _ClassVar[int]
     application: str
     replica_id: str
     deployment: DeploymentSpec
@@ -443,4 +448,5 @@ class ReplicaSpec(_message.Message):
     import_folders: _containers.RepeatedScalarFieldContainer[str]
     node: str
     gpus: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ..., working_dir: _Optional[str] = ..., import_folders: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources_dir: str
+    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ..., working_dir: _Optional[str] = ..., import_folders: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., sources_dir: _Optional[str] = ...) -> None: ...

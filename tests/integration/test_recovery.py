@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -240,8 +241,13 @@ def test_second_controller_on_one_folder_is_refused_and_nothing_is_lost(cluster:
 def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_down(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """With their code as it was deployed, too."""
     isolate(monkeypatch, tmp_path)
     command = Path(sys.executable).parent / "serving"
+    file = tmp_path / "from_a_file.py"
+    file.write_text("import serving\n@serving.deployment\ndef told():\n    return 'deployed'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from_a_file = importlib.import_module("from_a_file")
 
     def started() -> None:
         subprocess.run([command, "start", "--port", "0"], check=True, timeout=DEADLINE_S)
@@ -257,6 +263,8 @@ def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_
         serving.run(Versioned.bind("one"))
         serving.run(Versioned.bind("two"), name="two", route_prefix="/two")
         serving.delete("two")
+        serving.run(from_a_file.told.bind(), name="file", route_prefix="/file")
+        file.write_text("edited (")
         for number, within_s in ((signal.SIGKILL, 2.0), (signal.SIGTERM, DEADLINE_S)):
             ended_by(number, within_s)
             with pytest.raises(ClusterError):
@@ -265,7 +273,8 @@ def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_
             started()
             assert get().text == "one"  # it waits for the first replica
             until(lambda: serving.status().applications["default"].status == "RUNNING")
-            assert serving.status().applications.keys() == {"default"}
+            assert get("/file").text == "deployed"
+            assert serving.status().applications.keys() == {"default", "file"}
     finally:
         subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
     started()
