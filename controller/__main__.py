@@ -113,6 +113,7 @@ async def serve(config: dict[str, Any]) -> None:
     server = grpc.aio.server(options=_SERVER_OPTIONS)
     controller_pb2_grpc.add_ControllerServicer_to_server(service, server)
     server.add_insecure_port(config["address"])
+    settling = asyncio.create_task(publisher.settle_tickets(), name="settle tickets")
     await server.start()
     _say(config.get("ready_fd"), {"ready": True})
 
@@ -138,6 +139,7 @@ async def serve(config: dict[str, Any]) -> None:
             reconciler.kill()
         loop_task.cancel()
         sweeping.cancel()
+        settling.cancel()
         await server.stop(0.1)
         await _others_ended(_LAST_TURNS_S)
         store.close()

@@ -2,7 +2,8 @@
 
 The publisher keeps the current table only. For each watcher it remembers which entries changed
 since it was last told, so a slow watcher costs no more than the table has entries, and gets all it
-missed in one update. Watchers confirm what they act on.
+missed in one update. Watchers confirm what they act on. The tickets of their queues
+(`tickets.Tickets`) travel beside.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
+from serving.controller.tickets import Tickets
 from serving.v1 import controller_pb2 as pb
 
 log = logging.getLogger("serving.controller")
 
 CONFIRM_TIMEOUT_S = 2.0
+# Within which those who watched the controller before this one are back: they try again every two
+# seconds at least.
+SETTLE_S = 3.0
 
 _Key = tuple[str, str]
 
@@ -53,6 +58,7 @@ class Publisher:
 
         self._watchers: set[Watcher] = set()
         self._progress = asyncio.Event()
+        self._tickets: Tickets[Watcher] = Tickets(lambda watcher: watcher.wake.set())
 
     @property
     def in_sync(self) -> set[str]:
@@ -101,20 +107,26 @@ class Publisher:
         for key in known:
             del self._deployments[key]
         self._deployments |= wanted
+        for key in known - wanted.keys():
+            self._tickets.remove(key)
+        for key, deployment in wanted.items():
+            self._tickets.limit(key, deployment.max_queued_requests)
         return changed
 
     # Watching
 
     @contextlib.contextmanager
-    def watching(self, name: str) -> Iterator[Watcher]:
-        """Registers a watcher for as long as the context lasts."""
+    def watching(self, name: str, tickets: Iterable[pb.TicketRequest] = ()) -> Iterator[Watcher]:
+        """Registers a watcher for as long as the context lasts. `tickets`: those that it has."""
         watcher = Watcher(name)
+        self._tickets.hear(watcher, tickets)
         watcher.wake.set()
         self._watchers.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+            self._tickets.forget(watcher)
             self._notify()
 
     async def updates(self, watcher: Watcher) -> AsyncIterator[pb.WatchUpdate]:
@@ -140,7 +152,21 @@ class Publisher:
                 for key in keys
                 if key not in self._deployments
             ],
+            tickets=self._tickets.take(watcher),
         )
+
+    # Tickets
+
+    def hear_tickets(self, watcher: Watcher, tickets: Iterable[pb.TicketRequest]) -> None:
+        """What a watcher wants and gives back."""
+        self._tickets.hear(watcher, tickets)
+
+    async def settle_tickets(self) -> None:
+        """Of deployments that are there already nothing is granted that watchers of the controller
+        before this one may hold, until they had time to come back."""
+        self._tickets.withhold()
+        await asyncio.sleep(SETTLE_S)
+        self._tickets.release()
 
     # Confirmation
 

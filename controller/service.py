@@ -133,7 +133,7 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         first = await anext(aiter(requests), None)
         if first is None:
             return
-        with self._publisher.watching(first.watcher) as watcher:
+        with self._publisher.watching(first.watcher, first.tickets) as watcher:
             confirming = asyncio.create_task(
                 self._hear(watcher, requests), name=f"what is heard of {first.watcher}"
             )
@@ -147,8 +147,9 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     async def _hear(self, watcher: Watcher, requests: AsyncIterator[pb.WatchRequest]) -> None:
         async for request in requests:
-            if request.loads:
+            if request.loads or request.tickets:
                 self._reconciler.scaling.hear(watcher, request.loads)
+                self._publisher.hear_tickets(watcher, request.tickets)
                 continue
             is_first = watcher.confirmed < 0
             self._publisher.confirm(watcher, request.revision)

@@ -397,7 +397,8 @@ class PlainOptions(Settings):
     max_ongoing_requests: PositiveInt = 100
     """Requests that one replica works on at a time."""
     max_queued_requests: int = Field(default=-1, ge=-1)
-    """Requests that wait while all replicas are full; more get 503. -1: no limit."""
+    """Requests that wait while all replicas are full, in all proxies and handles together; more get
+    503. -1: no limit."""
     user_config: Any = None
     """Passed to the object's `reconfigure` method. Anything that JSON can hold."""
     ray_actor_options: ResourceOptions | None = None

@@ -22,7 +22,7 @@ UNLIMITED = -1
 
 
 class QueueFull(Exception):
-    """``max_queued_requests`` requests are waiting already."""
+    """As many requests wait already as may."""
 
 
 class Replica:
@@ -137,6 +137,11 @@ class Balancer:
     def __repr__(self) -> str:
         return f"<Balancer {list(self.replicas.values())} queued={self.queued}>"
 
+    @property
+    def is_full(self) -> bool:
+        """No request more may wait."""
+        return 0 <= self.max_queued <= self.queued
+
     # Requests.
 
     def arrive(self) -> int:
@@ -155,14 +160,14 @@ class Balancer:
         arrival: int,
         notify: Callable[[], None],
         *,
-        again: bool = False,
+        placed: bool = False,
         key: str = "",
         patient: bool = True,
     ) -> Waiter:
-        """Joins the queue; where the request had a slot before (``again``) and the replica did
-        not take it, in its old place. ``patient``: it waits for those that hold ``key``. Raises
+        """Joins the queue at the place of its ``arrival``; one that is ``placed`` even where the
+        queue is full. ``patient``: it waits for those that hold ``key``. Raises
         :class:`QueueFull`."""
-        if not again and 0 <= self.max_queued <= self.queued:
+        if not placed and self.is_full:
             raise QueueFull
         waiter = Waiter(arrival, notify, key)
         self._join(waiter, self._line(key) if key and patient else self._anyone)

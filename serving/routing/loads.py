@@ -1,4 +1,5 @@
-"""What a caller tells the controller of its load, for deployments whose number follows it.
+"""What a caller tells the controller: its load, for deployments whose number follows it, and what
+its shares of tickets have to say.
 
 The counters are read at each interval of a deployment; requests pay nothing for it. Only one that
 has to wait where there is no replica is told of at once.
@@ -12,7 +13,8 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from serving.v1.controller_pb2 import Load
+from serving.routing.tickets import Share
+from serving.v1.controller_pb2 import Load, TicketRequest, WatchRequest
 
 Key = tuple[str, str]
 
@@ -70,26 +72,45 @@ def _load(key: Key, count: Counters, is_active: bool) -> Load:
 
 
 class Reporter:
-    """Tells loads for as long as it is iterated over."""
+    """Tells of loads and tickets for as long as it is iterated over."""
 
-    def __init__(self, counters: Callable[[], Iterable[tuple[Key, Counters]]]) -> None:
+    def __init__(
+        self,
+        counters: Callable[[], Iterable[tuple[Key, Counters]]],
+        shares: Callable[[], Iterable[tuple[Key, Share]]],
+    ) -> None:
         self._counters = counters
+        self._shares = shares
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """A request waits where there is no replica; or there is another deployment to tell of."""
+        """A request waits where there is no replica; there is another deployment to tell of; or a
+        share has something to say."""
         self._wake.set()
 
-    async def loads(self) -> AsyncIterator[list[Load]]:
-        """What is to be told, whenever there is something."""
+    def opening(self, watcher: str) -> WatchRequest:
+        """The first thing to be told."""
+        return WatchRequest(watcher=watcher, tickets=self._tickets(Share.reopen))
+
+    async def requests(self) -> AsyncIterator[WatchRequest]:
+        """What is to be told, whenever there is something. It must be sent."""
         loop = asyncio.get_running_loop()
         reports = Reports()
         while True:
             self._wake.clear()
             counters = dict(self._counters())
-            if loads := reports.due(counters, loop.time()):
-                yield loads
+            loads, tickets = reports.due(counters, loop.time()), self._tickets(Share.take)
+            if loads or tickets:
+                yield WatchRequest(loads=loads, tickets=tickets)
             interval_s = min((each.interval_s for each in counters.values()), default=None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await self._wake.wait()
+
+    def _tickets(self, say: Callable[[Share], TicketRequest | None]) -> list[TicketRequest]:
+        requests = []
+        for (application, deployment), share in self._shares():
+            if (request := say(share)) is not None:
+                request.application, request.deployment = application, deployment
+                requests.append(request)
+        return requests

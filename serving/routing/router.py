@@ -8,6 +8,7 @@ answer had begun, and then once only, for a request that kills replicas must not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -23,9 +24,10 @@ from serving.mux import (
     StreamReset,
 )
 from serving.mux.session import Part
+from serving.routing import tickets
 from serving.routing.balancer import Balancer, QueueFull, Replica, Waiter
 from serving.routing.link import Link
-from serving.v1.controller_pb2 import Deployment
+from serving.v1.controller_pb2 import Deployment, TicketUpdate
 
 logger = logging.getLogger("serving.routing")
 
@@ -99,14 +101,17 @@ class Router:
         deployment: str,
         *,
         make_link: Callable[..., Link] = Link,
-        on_starving: Callable[[], None] = lambda: None,
+        on_news: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_starving`` is called when a request waits and there is no replica."""
+        """``on_news`` is called when the controller is to hear something at once: a request waits
+        and there is no replica, or ``share`` has something to say."""
         self.application = application
         self.deployment = deployment
         self._make_link = make_link
-        self._on_starving = on_starving
+        self._on_news = on_news
         self.balancer = Balancer()
+        self.share = tickets.Share(self.balancer, on_news)
+        self._tickets_heard = asyncio.Event()
         self._links: dict[Replica, tuple[Link, asyncio.Task[None]]] = {}
         self._tasks = Tasks()
         # With what bounds their wait, while there is no replica.
@@ -132,7 +137,7 @@ class Router:
 
     def update(self, target: Deployment) -> None:
         """Takes the deployment's replicas and limits as the controller now tells them."""
-        self.balancer.max_queued = target.max_queued_requests
+        self.share.resize(target.max_queued_requests)
         known = self.balancer.replicas
         for endpoint in target.endpoints:
             if endpoint.replica_id not in known:
@@ -148,6 +153,12 @@ class Router:
             self._refuse_waiting()
         for turn in self._waiting:
             self._bound(turn)
+
+    def hear_tickets(self, update: TicketUpdate) -> None:
+        """The controller tells of this caller's share of the queue."""
+        self.share.hear(update, asyncio.get_running_loop().time())
+        heard, self._tickets_heard = self._tickets_heard, asyncio.Event()
+        heard.set()
 
     async def settled(self) -> None:
         """Waits until a connection to each replica was tried once."""
@@ -176,21 +187,29 @@ class Router:
         ReplicaLost, or StreamReset as the replica sent it.
         """
         lost = False
+        # It may wait even where the queue is full: it waited before, or its replica has gone. One
+        # that was rejected has as little right to wait as if it had just come.
+        placed = False
         if failed is None:
             again, arrival = False, self.balancer.arrive()
         else:
             again, arrival = True, failed.arrival
             lost = self._was_started(failed, repeatable)
+            placed = not isinstance(failed.stream.error, StreamRejected)
         patient_until = asyncio.get_running_loop().time() + PATIENCE_S if key else 0.0
         while True:
-            replica = (None if again else self.balancer.acquire(key)) or await self._wait(
-                arrival, again, key, patient_until
-            )
+            replica = None if again else self.balancer.acquire(key)
+            if replica is None and not placed and self.balancer.is_full:
+                replica = await self._seek_place(key)
+            if replica is None:
+                replica = await self._wait(arrival, placed, key, patient_until)
+                placed = True
             again = True
             if shares_memory:
                 self._require_shared_memory(replica)
             call = self._open(replica, arrival, tag, data, end, deadline)
             if call is None:
+                placed = True
                 continue
             answered = False
             try:
@@ -198,8 +217,9 @@ class Router:
                 call.first = await (stream.receive() if end else stream.accepted_by_peer())
                 answered = True
                 return call
-            except StreamError:
+            except StreamError as error:
                 lost = self._was_started(call, repeatable and not lost)
+                placed |= not isinstance(error, StreamRejected)
             finally:
                 if not answered:
                     call.close()
@@ -255,7 +275,7 @@ class Router:
             raise self._lost(call.replica, error) from error
         return True
 
-    async def _wait(self, arrival: int, again: bool, key: str, patient_until: float) -> Replica:
+    async def _wait(self, arrival: int, placed: bool, key: str, patient_until: float) -> Replica:
         if self._unavailable:
             raise self._refusal(self._unavailable)
         loop = asyncio.get_running_loop()
@@ -267,10 +287,10 @@ class Router:
         self._bound(turn)
         try:
             waiter = self.balancer.enqueue(
-                arrival, partial(_wake, turn), again=again, key=key, patient=patient
+                arrival, partial(_wake, turn), placed=placed, key=key, patient=patient
             )
             if not self.balancer.replicas:
-                self._on_starving()
+                self._on_news()
             if patient and waiter.replica is None:
                 patience = loop.call_at(patient_until, self.balancer.relax, waiter)
             await turn
@@ -280,7 +300,7 @@ class Router:
         except QueueFull:
             raise Overloaded(
                 f"{self.deployment!r} of {self.application!r} has"
-                f" {self.balancer.max_queued} requests waiting (max_queued_requests)"
+                f" {self.share.limit} requests waiting (max_queued_requests)"
             ) from None
         finally:
             bound = self._waiting.pop(turn, None)
@@ -291,8 +311,23 @@ class Router:
             if waiter is not None:
                 granted = waiter.replica
                 self.balancer.abandon(waiter)
+                self.share.left()
                 if granted is not None:
                     self._disconnect_if_done(granted)
+
+    async def _seek_place(self, key: str) -> Replica | None:
+        """Waits for a place in the queue that other callers do not need, where there may be one,
+        for ``tickets.PATIENCE_S`` at most. Gives a replica if one has come free meanwhile."""
+        share, loop = self.share, asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(tickets.PATIENCE_S):
+                while self.balancer.is_full and share.ask(loop.time()):
+                    share.seeking += 1
+                    try:
+                        await self._tickets_heard.wait()
+                    finally:
+                        share.seeking -= 1
+        return self.balancer.acquire(key)
 
     def _connect(self, replica_id: str, address: str, capacity: int) -> None:
         replica = self.balancer.add(replica_id, capacity)

@@ -18,6 +18,7 @@ from serving.routing.link import Link
 from serving.routing.loads import Counters, Reporter
 from serving.routing.router import Router
 from serving.routing.routes import Route, RouteTable
+from serving.routing.tickets import Share
 from serving.v1.controller_pb2 import Deployment, WatchRequest, WatchUpdate
 from serving.v1.controller_pb2_grpc import ControllerStub
 
@@ -42,7 +43,7 @@ class Directory:
         self._deployments: dict[tuple[str, str], Deployment] = {}
         self._routers: dict[tuple[str, str], Router] = {}
         self._closing = Tasks()
-        self.reporter = Reporter(self._counters)
+        self.reporter = Reporter(self._counters, self._shares)
 
     @property
     def is_empty(self) -> bool:
@@ -59,7 +60,7 @@ class Directory:
                 application,
                 deployment,
                 make_link=self._make_link,
-                on_starving=self.reporter.wake,
+                on_news=self.reporter.wake,
             )
             self._routers[key] = router
             router.update(target)
@@ -79,6 +80,9 @@ class Directory:
             self._deployments[key] = target
             if router := self._routers.get(key):
                 router.update(target)
+        for each in update.tickets:
+            if router := self._routers.get((each.application, each.deployment)):
+                router.hear_tickets(each)
         if update.routes_changed or update.snapshot:
             self.routes = RouteTable(
                 Route(route.route_prefix, route.application, route.ingress)
@@ -113,6 +117,10 @@ class Directory:
                     Counters(balancer.queued, router.ongoing, balancer.arrivals, interval_s),
                 )
 
+    def _shares(self) -> Iterator[tuple[tuple[str, str], Share]]:
+        for key, router in self._routers.items():
+            yield key, router.share
+
     def _remove(self, key: tuple[str, str]) -> None:
         self._deployments.pop(key, None)
         if router := self._routers.pop(key, None):
@@ -135,7 +143,7 @@ async def watch(
                 controller_address, options=channel_options()
             ) as channel:
                 upstream = Upstream(ControllerStub(channel).Watch(wait_for_ready=True))
-                await upstream.write(WatchRequest(watcher=watcher))
+                await upstream.write(reporter.opening(watcher))
                 async with reporting(upstream, reporter):
                     while (update := await upstream.call.read()) is not grpc.aio.EOF:
                         backoff_s = FIRST_BACKOFF_S
@@ -164,15 +172,15 @@ class Upstream:
 
 @contextlib.asynccontextmanager
 async def reporting(upstream: Upstream, reporter: Reporter) -> AsyncIterator[None]:
-    """Reports loads for as long as the context lasts, or until the controller is gone."""
+    """Reports for as long as the context lasts, or until the controller is gone."""
 
     async def report() -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            async for loads in reporter.loads():
-                await upstream.write(WatchRequest(loads=loads))
+            async for request in reporter.requests():
+                await upstream.write(request)
 
     tasks = Tasks()
-    tasks.start(report(), name="report loads")
+    tasks.start(report(), name="report")
     try:
         yield
     finally:

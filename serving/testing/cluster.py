@@ -28,6 +28,7 @@ from serving.aio import Tasks
 from serving.calls import local
 from serving.calls.caller import Caller
 from serving.config import HTTPOptions
+from serving.controller.tickets import Tickets
 from serving.exceptions import ApplicationConflictError, ClusterError
 from serving.handle import DeploymentHandle
 from serving.mux.testing import MemoryCall, memory_calls
@@ -65,6 +66,8 @@ class LocalCluster:
         self._http_options = http_options
         self._applications: dict[str, Application] = {}
         self._directories: list[Directory] = []
+        self._published: set[tuple[str, str]] = set()
+        self._tickets = Tickets(self._tell_tickets_soon)
 
         # The thread
         self._ready = threading.Event()
@@ -164,6 +167,9 @@ class LocalCluster:
         self._directories = [calls, requests]
         self.proxy = Proxy(self._http_options, None, requests)
         caller = Caller(calls, _known)
+        hearing = Tasks()
+        for directory in self._directories:
+            hearing.start(self._hear(directory), name="what is heard of a caller")
         local.register(self.key, caller)
         self._ready.set()
         try:
@@ -173,6 +179,7 @@ class LocalCluster:
                 async with asyncio.timeout(LAST_WORDS_S):
                     await self.tasks.join()  # clients take what is there for them
             await self.tasks.aclose()
+            await hearing.aclose()
             await self.proxy.aclose()
             await caller.aclose()
 
@@ -226,11 +233,29 @@ class LocalCluster:
             routes=[route for each in applications if (route := each.route()) is not None],
             deployments=[message for each in applications for message in each.deployments()],
         )
+        wanted = {(each.application, each.name): each for each in update.deployments}
+        for key in self._published - wanted.keys():
+            self._tickets.remove(key)
+        for key, deployment in wanted.items():
+            self._tickets.limit(key, deployment.max_queued_requests)
+        self._published = set(wanted)
         for directory in self._directories:
             directory.apply(update)
+            self._tell_tickets(directory)
         # One pool of threads stands for those of all replicas.
         threads = sum(each.max_ongoing_requests for each in applications)
         anyio.to_thread.current_default_thread_limiter().total_tokens = max(1, threads)
+
+    async def _hear(self, directory: Directory) -> None:
+        """Listens to what a caller wants of the tickets of queues, and has none of its load."""
+        async for request in directory.reporter.requests():
+            self._tickets.hear(directory, request.tickets)
+
+    def _tell_tickets_soon(self, directory: Directory) -> None:
+        self.loop.call_soon(self._tell_tickets, directory)
+
+    def _tell_tickets(self, directory: Directory) -> None:
+        directory.apply(pb.WatchUpdate(tickets=self._tickets.take(directory)))
 
     def _connect(self, replica_id: str) -> MemoryCall:
         for application in self._applications.values():

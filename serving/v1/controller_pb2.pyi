@@ -325,15 +325,51 @@ class Load(_message.Message):
     is_active: bool
     def __init__(self, application: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ..., ongoing: _Optional[int] = ..., is_active: bool = ...) -> None: ...
 
+class TicketRequest(_message.Message):
+    __slots__ = ("application", "deployment", "held", "wanted", "returned", "round")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    deployment: str
+    held: int
+    wanted: int
+    returned: int
+    round: int
+    def __init__(self, application: _Optional[str] = ..., deployment: _Optional[str] = ..., held: _Optional[int] = ..., wanted: _Optional[int] = ..., returned: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+
+class TicketUpdate(_message.Message):
+    __slots__ = ("application", "deployment", "granted", "answered", "called_back", "keep", "round")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    CALLED_BACK_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    deployment: str
+    granted: int
+    answered: bool
+    called_back: int
+    keep: int
+    round: int
+    def __init__(self, application: _Optional[str] = ..., deployment: _Optional[str] = ..., granted: _Optional[int] = ..., answered: bool = ..., called_back: _Optional[int] = ..., keep: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+
 class WatchRequest(_message.Message):
-    __slots__ = ("watcher", "revision", "loads")
+    __slots__ = ("watcher", "revision", "loads", "tickets")
     WATCHER_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LOADS_FIELD_NUMBER: _ClassVar[int]
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
     watcher: str
     revision: int
     loads: _containers.RepeatedCompositeFieldContainer[Load]
-    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ..., loads: _Optional[_Iterable[_Union[Load, _Mapping]]] = ...) -> None: ...
+    tickets: _containers.RepeatedCompositeFieldContainer[TicketRequest]
+    def __init__(self, watcher: _Optional[str] = ..., revision: _Optional[int] = ..., loads: _Optional[_Iterable[_Union[Load, _Mapping]]] = ..., tickets: _Optional[_Iterable[_Union[TicketRequest, _Mapping]]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("replica_id", "address")
@@ -380,7 +416,7 @@ class DeploymentKey(_message.Message):
     def __init__(self, application: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class WatchUpdate(_message.Message):
-    __slots__ = ("epoch", "revision", "snapshot", "routes_changed", "routes", "deployments", "removed")
+    __slots__ = ("epoch", "revision", "snapshot", "routes_changed", "routes", "deployments", "removed", "tickets")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -388,6 +424,7 @@ class WatchUpdate(_message.Message):
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     revision: int
     snapshot: bool
@@ -395,7 +432,8 @@ class WatchUpdate(_message.Message):
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     deployments: _containers.RepeatedCompositeFieldContainer[Deployment]
     removed: _containers.RepeatedCompositeFieldContainer[DeploymentKey]
-    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ..., snapshot: bool = ..., routes_changed: bool = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[DeploymentKey, _Mapping]]] = ...) -> None: ...
+    tickets: _containers.RepeatedCompositeFieldContainer[TicketUpdate]
+    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ..., snapshot: bool = ..., routes_changed: bool = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[DeploymentKey, _Mapping]]] = ..., tickets: _Optional[_Iterable[_Union[TicketUpdate, _Mapping]]] = ...) -> None: ...
 
 class ReplicaReport(_message.Message):
     __slots__ = ("replica_id", "pid", "error")

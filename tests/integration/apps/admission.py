@@ -59,3 +59,17 @@ class MeetsInStreams(Meets.func_or_class):  # type: ignore[name-defined, misc]
             yield "met"
 
         return StreamingResponse(generate())
+
+
+@serving.deployment(max_ongoing_requests=1)
+class Holds:
+    """Holds what it begins until the gate is open; for requests and calls alike."""
+
+    def __init__(self, gate: Gate, record: Record) -> None:
+        self.gate = gate
+        self.record = record
+
+    async def __call__(self, request: object) -> str:
+        self.record.note("began")
+        await self.gate.pass_through_async()
+        return "passed"

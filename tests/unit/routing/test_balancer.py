@@ -157,7 +157,7 @@ def test_requests_that_were_sent_away_take_their_old_places() -> None:
     first, second, third = (balancer.arrive() for _ in range(3))
     fresh = enqueue(balancer, 2)
     back = {
-        arrival: balancer.enqueue(arrival, lambda: None, again=True)
+        arrival: balancer.enqueue(arrival, lambda: None, placed=True)
         for arrival in (second, first, third)
     }
     order = [back[first], back[second], back[third], *fresh]
@@ -184,7 +184,7 @@ def test_queue_takes_back_a_request_though_it_is_full() -> None:
     balancer.max_queued = 1
     earlier = balancer.arrive()
     enqueue(balancer)
-    balancer.enqueue(earlier, lambda: None, again=True)
+    balancer.enqueue(earlier, lambda: None, placed=True)
     assert balancer.queued == 2
 
 
@@ -279,17 +279,17 @@ class Traffic(RuleBasedStateMachine):
             self.running.append((arrival, replica))
             return
         try:
-            self.enqueue(arrival, again=False)
+            self.enqueue(arrival, placed=False)
         except QueueFull:
             assert self.balancer.max_queued >= 0
             assert self.balancer.queued >= self.balancer.max_queued
 
-    def enqueue(self, arrival: int, *, again: bool) -> None:
+    def enqueue(self, arrival: int, *, placed: bool) -> None:
         def notify() -> None:
             told.append(arrival)
 
         told: list[int] = []
-        waiter = self.balancer.enqueue(arrival, notify, again=again)
+        waiter = self.balancer.enqueue(arrival, notify, placed=placed)
         assert bool(told) == (waiter.replica is not None)
         self.waiting[waiter] = arrival
         self.collect()
@@ -318,7 +318,7 @@ class Traffic(RuleBasedStateMachine):
         self.balancer.rejected(replica)
         self.balancer.release(replica)
         self.collect()
-        self.enqueue(arrival, again=True)
+        self.enqueue(arrival, placed=True)
 
     @precondition(lambda self: self.waiting)
     @rule(number=st.integers(0, 9))

@@ -245,7 +245,7 @@ class KeyedTraffic(RuleBasedStateMachine):
         self.balancer.release(replica)
         self.collect()
         if rejected:
-            self.enqueue(arrival, key, again=True)
+            self.enqueue(arrival, key, placed=True)
 
     @precondition(lambda self: self.waiting)
     @rule(number=st.integers(0, 9), relaxed=st.booleans())

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from serving.routing.loads import Counters, Reports
 from serving.routing.watch import Directory
-from serving.v1.controller_pb2 import Load, WatchUpdate
+from serving.v1.controller_pb2 import Load, WatchRequest, WatchUpdate
 from tests.support.mux import TAG
 from tests.support.routing import make_deployment
 
@@ -102,14 +102,14 @@ async def test_request_that_waits_without_a_replica_is_reported_at_once() -> Non
     router = directory.router(*KEY)
     assert router is not None
 
-    async def first() -> list[Load]:
-        return await anext(aiter(directory.reporter.loads()))
+    async def first() -> WatchRequest:
+        return await anext(aiter(directory.reporter.requests()))
 
     listening = asyncio.create_task(first())
     await asyncio.sleep(0)
     waiting = [asyncio.create_task(router.start(TAG, b"", end=True)) for _ in range(3)]
     async with asyncio.timeout(1):
-        assert await listening == [load(queued=3, is_active=True)]
+        assert await listening == WatchRequest(loads=[load(queued=3, is_active=True)])
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
@@ -121,8 +121,8 @@ async def test_deployment_of_a_fixed_number_is_not_reported() -> None:
     directory.apply(WatchUpdate(snapshot=True, deployments=[make_deployment()]))
     assert directory.router(*KEY) is not None
 
-    async def first() -> list[Load]:
-        return await anext(aiter(directory.reporter.loads()))
+    async def first() -> WatchRequest:
+        return await anext(aiter(directory.reporter.requests()))
 
     listening = asyncio.create_task(first())
     await asyncio.sleep(0)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.mux import ResetCode, Stream, StreamReset
+from serving.mux import ResetCode, Stream, StreamError, StreamReset
 from serving.mux.session import Part
-from serving.routing import router as router_module
+from serving.routing import router as router_module, tickets as tickets_module
 from serving.routing.router import (
     Call,
     MemoryNotShared,
@@ -22,6 +22,7 @@ from serving.routing.router import (
     RoutingError,
     Unavailable,
 )
+from serving.v1.controller_pb2 import TicketRequest, TicketUpdate
 from tests.support.mux import TAG, turn, until
 from tests.support.routing import (
     Act,
@@ -37,9 +38,10 @@ from tests.support.routing import (
 
 @asynccontextmanager
 async def routed(
-    *replicas: MemoryReplica, capacity: int = 1, max_queued: int = -1
+    *replicas: MemoryReplica, capacity: int = 1, max_queued: int = -1, tickets: int | None = None
 ) -> AsyncIterator[Router]:
-    """A router that is connected to ``replicas``; "a" is preferred, then "b", and so on."""
+    """A router that is connected to ``replicas``; "a" is preferred, then "b", and so on. Of the
+    ``max_queued`` tickets it has all, or so many."""
     known = {replica.name: replica for replica in replicas}
 
     def make_link(address: str, **on: Any) -> Any:
@@ -50,6 +52,10 @@ async def routed(
         (replica for replica in router.balancer.replicas.values() if replica.has_room), None
     )
     router.update(make_deployment(*known, capacity=capacity, max_queued=max_queued))
+    if tickets is not None or max_queued > 0:
+        granted = max_queued if tickets is None else tickets
+        router.share.take()  # it joins
+        router.hear_tickets(TicketUpdate(granted=granted, answered=True))
     await until(lambda: all(r.usable for r in router.balancer.replicas.values()))
     try:
         yield router
@@ -268,6 +274,116 @@ async def test_queue_that_is_full_refuses_at_once() -> None:
             await router.start(TAG, b"", end=True)
         call.close()
         (await waiting).close()
+
+
+@pytest.mark.parametrize("how", ["start", "start_now"])
+async def test_rejected_request_is_refused_where_the_queue_is_full(how: str) -> None:
+    """What fills the replica comes from other callers."""
+    async with routed(MemoryReplica("a", reject, ongoing=1), max_queued=0) as router:
+        failed = None
+        if how == "start_now":
+            failed = router.start_now(TAG, b"")
+            assert failed is not None
+            with pytest.raises(StreamError):
+                await failed.stream.receive()
+        with pytest.raises(Overloaded):
+            await router.start(TAG, b"", end=True, failed=failed)
+        if failed is not None:
+            failed.close()
+        assert in_flight(router) == [0]
+
+
+# Tickets that other callers have
+
+
+async def test_request_that_is_rejected_after_it_looked_for_a_ticket_has_none() -> None:
+    async with routed(MemoryReplica("a", hold, reject), max_queued=5, tickets=0) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = start(router)
+        await turn()
+        call.close()  # here the slot is free, but another caller takes it
+        router.hear_tickets(TicketUpdate(answered=True))
+        with pytest.raises(Overloaded):
+            await waiting
+        assert router.balancer.queued == 0
+
+
+async def test_queue_without_tickets_asks_once_for_all_that_find_no_place() -> None:
+    async with routed(MemoryReplica("a", hold), max_queued=5, tickets=1) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = [start(router) for _ in range(3)]
+        await turn()
+        assert router.balancer.queued == 1
+        assert router.share.take() == TicketRequest(wanted=2)
+        assert router.share.take() is None
+        router.hear_tickets(TicketUpdate(granted=2, answered=True))
+        await turn()
+        assert router.balancer.queued == 3
+        call.close()
+        for task in waiting:
+            (await task).close()
+
+
+async def test_request_is_refused_when_there_are_no_tickets_for_it() -> None:
+    async with routed(MemoryReplica("a", hold), max_queued=5, tickets=0) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = start(router)
+        await turn()
+        assert router.share.take() == TicketRequest(wanted=1)
+        router.hear_tickets(TicketUpdate(answered=True))
+        with pytest.raises(Overloaded, match=r"'Model' of 'app' has 5 requests waiting"):
+            await waiting
+        with pytest.raises(Overloaded):  # at once: it is too soon to ask again
+            await router.start(TAG, b"", end=True)
+        assert router.share.take() is None
+        call.close()
+
+
+async def test_wait_for_tickets_is_bounded_and_takes_a_slot_that_came_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tickets_module, "PATIENCE_S", 0.01)
+    async with routed(MemoryReplica("a", hold), max_queued=5, tickets=0) as router:
+        call = await router.start(TAG, b"", end=False)
+        with pytest.raises(Overloaded):
+            await router.start(TAG, b"", end=True)
+        assert router.share.seeking == 0
+        router.hear_tickets(TicketUpdate(answered=True))
+        router.share._pauses_until = 0.0
+        waiting = start(router)
+        await turn()
+        call.close()
+        (await waiting).close()
+
+
+async def test_request_cancelled_while_it_waits_for_tickets_is_forgotten() -> None:
+    async with routed(MemoryReplica("a", hold), max_queued=5, tickets=0) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = start(router)
+        await turn()
+        assert router.share.seeking == 1
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        assert router.share.seeking == 0
+        call.close()
+
+
+async def test_tickets_called_back_while_requests_wait_leave_these_their_places() -> None:
+    async with routed(MemoryReplica("a", hold), max_queued=3) as router:
+        call = await router.start(TAG, b"", end=False)
+        waiting = [start(router) for _ in range(2)]
+        await turn()
+        router.hear_tickets(TicketUpdate(called_back=3, keep=1, round=4))
+        assert router.share.take() == TicketRequest(returned=1, round=4)
+        assert router.balancer.queued == 2
+        assert router.balancer.max_queued == 1
+        assert router.share.take() is None
+        call.close()
+        (await waiting[0]).close()
+        assert router.share.take() == TicketRequest(returned=1)
+        (await waiting[1]).close()
+        assert router.share.take() is None
+        assert router.share.held == 1
 
 
 @pytest.mark.parametrize("when", ["waiting", "slot just given"])

@@ -67,7 +67,7 @@ async def test_delta_changes_what_it_names(directory: Directory) -> None:
     assert router is not None
     directory.apply(WatchUpdate(deployments=[make_deployment(application="a", max_queued=7)]))
 
-    assert router.balancer.max_queued == 7
+    assert router.share.limit == 7
     assert directory.router("a", "Model") is router
     assert matches(directory, "/a", "/b") == ["a", "b"]
     assert directory.router("b", "Model") is not None
