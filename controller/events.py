@@ -109,7 +109,7 @@ class Events:
             "%s failed a health check, %s in a row: %s", replica, count, headline(complaint)
         )
         if plan.is_sick(replica.seen):
-            error = f"check_health() failed {count} times in a row: {complaint}"
+            error = f"health checks failed {count} times in a row: {complaint}"
             self._note_failure(replica, error)
             self._queue.add(replica.record.application)
 

@@ -52,6 +52,18 @@ class Target:
     wakes: bool = False
     # How many replicas of the version before are to run while none of the new one is ready.
     previous_replicas: int = 0
+    # It had as many replicas as wanted, all of this version and configured, or nothing of it was to
+    # change: those that call it may be updated.
+    is_reached: bool = False
+    # The deployments that it calls and that are to be updated before it; until then, and where it
+    # goes back, the version before serves.
+    waits_for: frozenset[str] = frozenset()
+    # Another deployment of its application could not be updated.
+    goes_back: bool = False
+
+    @property
+    def is_held_back(self) -> bool:
+        return self.goes_back or bool(self.waits_for)
 
 
 @dataclass(frozen=True)

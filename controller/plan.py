@@ -44,6 +44,10 @@ def compute(
     sick = [replica for replica in live if is_sick(replica)]
     live = [replica for replica in live if not is_sick(replica)]
     version = serving_version(target, histories)
+    if target.waits_for and version == target.previous:
+        # No more than it had: they would only be replaced.
+        count = min(target.previous_replicas, target.num_replicas)
+        target = replace(target, num_replicas=count)
     ours = [replica for replica in live if replica.version == version]
     others = [replica for replica in live if replica.version != version]
     wanted, most = {version: target.num_replicas}, target.num_replicas
@@ -115,6 +119,42 @@ def _reached(name: str, calls: Mapping[str, Set[str]]) -> set[str]:
     return reached
 
 
+def in_order(
+    targets: Mapping[str, Target],
+    calls: Mapping[str, Set[str]],
+    *,
+    served: Set[str],
+    failed: Set[str],
+    ahead: Set[str],
+) -> dict[str, Target]:
+    """The targets of an application that is updated, each with what holds it back.
+
+    An update goes from the callees to the callers. Where it fails all goes back, from the callers
+    to the callees. So no new version calls an old one. Of those that call each other in a circle
+    none waits for another.
+
+    `calls`: of each deployment, those that its new version calls. `served`: those that the version
+    before has, too; others have nothing to wait with. `ahead`: those whose new version runs.
+    """
+    reached = {name: _reached(name, calls) for name in targets}
+    below = {
+        name: {callee for callee in callees if name not in reached.get(callee, ())}
+        for name, callees in reached.items()
+    }
+    missing = {name for name, target in targets.items() if not target.is_reached}
+    needed = set[str]().union(*(below[name] for name in ahead)) - missing - failed
+    back = served - needed if failed else set()
+    return {
+        name: replace(
+            target,
+            is_reached=target.is_reached and name not in back,
+            waits_for=frozenset(below[name] & missing if name in served and not failed else ()),
+            goes_back=name in back,
+        )
+        for name, target in targets.items()
+    }
+
+
 def to_make_room(target: Target, version: str, replicas: Sequence[Replica]) -> str | None:
     """The replica that leaves so that one of `version` finds room on a full machine: the oldest of
     another version, one at a time, and never the last that takes requests."""
@@ -138,6 +178,16 @@ def after_making_room(target: Target, replica_id: str, replicas: Sequence[Replic
 def with_number(target: Target, count: int) -> Target:
     """The target with another number of replicas, whichever version serves."""
     return replace(target, num_replicas=count, previous_replicas=count)
+
+
+def after_reached(target: Target) -> Target:
+    """The target after as many replicas as wanted were ready, all of its version."""
+    return replace(target, is_reached=True)
+
+
+def after_update(target: Target) -> Target:
+    """The target once all of its application was updated."""
+    return replace(target, previous=None, is_reached=True, waits_for=frozenset(), goes_back=False)
 
 
 def is_hopeless(
@@ -171,8 +221,11 @@ def _is_given_up(history: History) -> bool:
 
 
 def serving_version(target: Target, histories: Mapping[str, History]) -> str:
-    """The version to have running: the wanted one, or the one before where that cannot start."""
-    if target.previous is not None and has_failed(target.version, histories):
+    """The version to have running: the wanted one, or the one before where that cannot start, or
+    its turn has not come, or is over."""
+    if target.previous is not None and (
+        target.is_held_back or has_failed(target.version, histories)
+    ):
         return target.previous
     return target.version
 

@@ -175,6 +175,8 @@ class Reconciler:
 
     def _take_steps(self, state: ApplicationState, now: float) -> None:
         """Decides, commits, acts."""
+        for name in state.put_in_order(time.time()):
+            self.registry.note_deployment(state.name, name)
         plans, starting = self._decide(state, now)
         stopping = [
             state.deployments[name].replicas[stop.replica_id]

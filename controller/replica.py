@@ -316,9 +316,9 @@ class ReplicaProcess:
         return float(answer.loop_lag_s)
 
     async def check_health(self, timeout_s: float) -> str:
-        """What the user's check_health complains of, or nothing; one that has none is asked for
-        nothing but an answer. A replica that does not answer is told in the log: it may be busy,
-        and one that has ended is heard of otherwise."""
+        """What is wrong with it, or nothing: what the user's check_health complains of, or that its
+        control thread does not answer, which it does however busy the event loop is. One without a
+        check_health is asked for nothing but an answer. One that ends is heard of otherwise."""
         request = replica_pb2.HealthRequest(check_timeout_s=timeout_s if self.has_check else 0)
         within_s = 2 * timeout_s + _CONTROL_TIMEOUT_S if self.has_check else timeout_s
         try:
@@ -326,9 +326,9 @@ class ReplicaProcess:
         except grpc.aio.AioRpcError as error:
             # One that ends, by itself or because it is to, answers no more.
             ended = await self.ends_within(_ENDING_TIMEOUT_S)
-            if self.seen.state is ReplicaState.RUNNING and not ended:
-                log.warning("%s did not answer a health check: %s", self, error.details())
-            return ""
+            if ended or self.seen.state is not ReplicaState.RUNNING:
+                return ""
+            return f"its control thread did not answer within {within_s:g} s: {error.details()}"
         self.has_check = answer.has_check
         return str(answer.unhealthy)
 

@@ -50,9 +50,10 @@ class DeploymentState:
     @property
     def settings(self) -> Settings:
         """What its replicas are to run with: the user_config before, where the wanted one was
-        refused."""
+        refused, or has to wait."""
         settings = settings_of(self.spec.options)
-        if self.config_error:
+        waits = self.target and self.target.is_held_back and self.target.previous is None
+        if self.config_error or waits:
             return replace(settings, user_config_json=self.previous_config)
         return settings
 
@@ -86,6 +87,36 @@ class DeploymentState:
             and plan.is_complete(self.target, self.seen())
             and self.is_configured
         )
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether some of its new version runs."""
+        assert self.target is not None
+        return self.target.previous is not None and any(
+            each.version == self.target.version and each.state is not ReplicaState.STOPPING
+            for each in self.seen()
+        )
+
+    @property
+    def reached_target(self) -> Target:
+        """What is wanted of it, and whether that was reached."""
+        assert self.target is not None
+        return plan.after_reached(self.target) if self.is_complete else self.target
+
+    def take_turn(self, target: Target, at_s: float) -> bool:
+        """Takes over what holds it back now; returns whether that is a decision to tell."""
+        before, self.target = self.target, target
+        assert before is not None
+        if self.is_complete:
+            return False
+        if target.goes_back and not before.goes_back and not self.has_failed:
+            text = "go back to the version before: another deployment could not be updated"
+        elif target.waits_for and not before.waits_for:
+            text = f"wait: {waiting(target)}"
+        else:
+            return False
+        self.journal = self.journal.decided(text, at_s)
+        return True
 
     @property
     def is_waking(self) -> bool:
@@ -248,6 +279,23 @@ class ApplicationState:
         if self.serving is None:
             self._drop_unwanted()
 
+    def put_in_order(self, at_s: float) -> list[str]:
+        """Has an update go from the callees to the callers, or back; returns the deployments whose
+        journal tells more now."""
+        serving = self.serving
+        if serving is None or self.serving_generation == self.generation or self.deleting:
+            return []
+        calls = {spec.name: frozenset(spec.calls) for spec in self.spec.deployments}
+        wanted = {name: self.deployments[name] for name in calls}
+        ordered = plan.in_order(
+            {name: state.reached_target for name, state in wanted.items()},
+            calls,
+            served={spec.name for spec in serving.deployments},
+            failed={name for name, state in wanted.items() if state.has_failed},
+            ahead={name for name, state in wanted.items() if state.is_ahead},
+        )
+        return [name for name, state in wanted.items() if state.take_turn(ordered[name], at_s)]
+
     def complete(self) -> None:
         """Everything wanted is ready: what served before is not needed any more."""
         self.serving_generation = self.generation
@@ -255,7 +303,7 @@ class ApplicationState:
         for state in self.wanted:
             assert state.target is not None
             version = state.target.version
-            state.target = replace(state.target, previous=None)
+            state.target = plan.after_update(state.target)
             state.specs = {version: state.specs[version]}
             history = state.histories.get(version, History())
             # No replica proves nothing.
@@ -331,25 +379,41 @@ def found_application(found: LoadedApplication) -> ApplicationState:
 
 
 def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
-    previous, served, before, config = None, 0, state.target, ""
+    previous, served, before, config, worked = None, 0, state.target, "", False
     if state.target is not None:
-        config = state.settings.user_config_json
+        config = _config_of(state, spec.version)
         worked = state.histories.get(state.target.version, History()).proven
         previous = state.target.version if worked else state.target.previous
         served = state.target.num_replicas if worked else state.target.previous_replicas
     if previous == spec.version:
         previous = None
+    kept = {
+        version: _with_config(one, _config_of(state, version))
+        for version, one in state.specs.items()
+        if version == previous
+    }
     if plan.has_failed(spec.version, state.histories):
         del state.histories[spec.version]  # asked for again: try again
     state.config_error, state.previous_config = "", config
     before_count = before.num_replicas if before and before.wakes else None
     target = _target(spec, previous, before_count)
-    state.target = replace(target, previous_replicas=served if previous else 0)
-    kept = {version: state.specs[version] for version in state.specs if version == previous}
-    if before is not None and before.version in kept:
-        kept[before.version] = _with_config(kept[before.version], config)
+    is_same = worked and previous is None and config == spec.options.user_config_json
+    state.target = replace(target, previous_replicas=served if previous else 0, is_reached=is_same)
     state.specs = {**kept, spec.version: spec}
     state.histories = {v: h for v, h in state.histories.items() if v in state.specs}
+
+
+def _config_of(state: DeploymentState, version: str) -> str:
+    """The user_config with which replicas of a version run, as far as that is known."""
+    if state.target is not None and version == state.target.version:
+        return state.settings.user_config_json
+    return state.specs[version].options.user_config_json if version in state.specs else ""
+
+
+def waiting(target: Target) -> str:
+    """What the update of a deployment waits for, in words."""
+    names = ", ".join(repr(name) for name in sorted(target.waits_for))
+    return f"{names} {'is' if len(target.waits_for) == 1 else 'are'} to be updated first"
 
 
 def _target(spec: pb.DeploymentSpec, previous: str | None, before: int | None) -> Target:

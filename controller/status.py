@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from serving.controller import plan
 from serving.controller.model import History, ReplicaState, Target
-from serving.controller.state import ApplicationState, DeploymentState
+from serving.controller.state import ApplicationState, DeploymentState, waiting
 from serving.v1 import controller_pb2 as pb
 
 
@@ -58,7 +58,8 @@ def _messages(state: ApplicationState, deployments: list[pb.DeploymentStatus]) -
     if (other := state.waits_for_route_of) is not None and state.is_complete:
         until = "on: its update failed" if other.has_failed else "until it is updated"
         yield f"waits for its route prefix, which application {other.name!r} serves {until}"
-    for deployment in deployments:
+    cause_first = sorted(deployments, key=lambda each: not state.deployments[each.name].has_failed)
+    for deployment in cause_first:
         if deployment.message:
             yield f"deployment {deployment.name!r} {deployment.message}"
     if state.version.note:
@@ -112,6 +113,11 @@ def _deployment_word(state: DeploymentState, application: ApplicationState) -> t
         return failed, f"could not start, {times}: {headline_first(history.error)}"
     if state.is_complete:
         return "HEALTHY", _policy_complaint(state)
+    if target.goes_back:
+        names = (repr(name) for name, each in application.deployments.items() if each.has_failed)
+        return failed, f"serves as before, for {', '.join(names)} could not be updated"
+    if target.waits_for:
+        return "UPDATING", f"waits: {waiting(target)}"
     if history.failures:
         # Given time, one failure is repaired; it is the row of them that is news.
         word = "UNHEALTHY" if history.failures >= plan.MAX_FAILED_STARTS else "UPDATING"

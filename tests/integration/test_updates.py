@@ -120,6 +120,27 @@ def test_update_that_fails_costs_no_request_and_tells_file_and_line(
     assert load.answers.keys() == {"200 one"}
 
 
+def test_update_goes_from_callee_to_caller_and_neither_is_updated_where_the_callee_fails(
+    cluster: Cluster,
+) -> None:
+    front = updates.Front.options(num_replicas=2)
+    with cluster.running(front.bind("v2", updates.Price.bind("v2"))):
+        with Load().running() as load:
+            with pytest.raises(DeploymentFailedError, match="no prices") as failed:
+                run(front, "v3", updates.PriceRaises.bind())
+            assert application().status == "UPDATE_FAILED"
+            front_status = application().deployments["Front"]
+            assert front_status.message == "serves as before, for 'Price' could not be updated"
+            assert any("wait: 'Price'" in each.text for each in front_status.decisions)
+            answered = sum(load.answers.values())
+            until(lambda: sum(load.answers.values()) > answered + 5)
+            assert load.answers.keys() == {"200 v2/v2"}, str(failed.value)
+
+            run(front, "v3", updates.Price.bind("v3"))
+            until(lambda: load.answers["200 v3/v3"])
+        assert load.answers.keys() <= {"200 v2/v2", "200 v2/v3", "200 v3/v3"}
+
+
 def test_only_replica_that_dies_during_an_update_that_fails_is_replaced_by_its_version(
     one: Cluster, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 
 import serving
+from serving.handle import DeploymentHandle
 from tests.support.gate import Gate
 from tests.support.record import Record
 
@@ -53,3 +54,30 @@ class Unhealthy:
 
     async def __call__(self, request: Request) -> str:
         raise AssertionError("it never runs")
+
+
+@serving.deployment
+class Price:
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def get(self) -> str:
+        return self.version
+
+
+@serving.deployment(name="Price")
+class PriceRaises:
+    def __init__(self) -> None:
+        raise ValueError("no prices")
+
+
+@serving.deployment
+class Front:
+    """Answers with its version and that of the price it got."""
+
+    def __init__(self, version: str, price: DeploymentHandle[Price]) -> None:
+        self.version = version
+        self.price = price
+
+    async def __call__(self, request: Request) -> str:
+        return f"{self.version}/{await self.price.get.remote()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import resource
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving.controller import actuator
+from serving.controller import actuator, replica
 from serving.controller.__main__ import raise_file_limit
 from serving.v1.replica_pb2 import HealthResponse
 from tests.support.plane import Plane, spec
@@ -72,26 +71,51 @@ async def test_replica_without_a_check_is_asked_only_whether_it_answers(
     assert not any(request.check_timeout_s for request in others)
 
 
-async def test_replica_without_a_check_that_hangs_is_told_in_the_log_and_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def unanswered(address: str) -> HealthResponse:
+    nothing = grpc.aio.Metadata()
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded")
+
+
+@pytest.mark.parametrize("has_check", [True, False], ids=["with a check", "without"])
+async def test_replica_that_answers_no_check_three_times_in_a_row_is_replaced(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_check: bool,
 ) -> None:
     monkeypatch.setattr(actuator, "LIVENESS_PERIOD_S", PERIOD_S)
-    answers = 0
+    monkeypatch.setattr(replica, "_ENDING_TIMEOUT_S", PERIOD_S)
+    async with checked(tmp_path, replicas=1) as plane:
+        plane.engine.health = lambda address: HealthResponse(has_check=has_check)
+        (process,) = await plane.ready()
+        await plane.until(lambda: plane.engine.asked)
+
+        plane.engine.health = unanswered
+        await plane.until(lambda: plane.engine.running and process not in plane.engine.running)
+        failure = plane.status().deployments[0].last_failures[0]
+
+    assert "health checks failed 3 times in a row: its control thread did not" in failure.error
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_replica_that_answers_again_before_the_third_check_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Its checks fail again and again, yet never three in a row."""
+    monkeypatch.setattr(actuator, "LIVENESS_PERIOD_S", PERIOD_S)
+    monkeypatch.setattr(replica, "_ENDING_TIMEOUT_S", PERIOD_S)
+    asked = 0
 
     def health(address: str) -> HealthResponse:
-        nonlocal answers
-        answers += 1
-        if answers > 1:
-            nothing = grpc.aio.Metadata()
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
-            raise grpc.aio.AioRpcError(code, nothing, nothing, "Deadline Exceeded")
-        return HealthResponse()
+        nonlocal asked
+        asked += 1
+        return unanswered(address) if asked % (failing + 1) else HealthResponse()
 
     async with checked(tmp_path, replicas=1) as plane:
         plane.engine.health = health
-        with caplog.at_level(logging.WARNING):
-            (process,) = await plane.ready()
-            await plane.until(lambda: "did not answer a health check" in caplog.text)
+        (process,) = await plane.ready()
+        await plane.until(lambda: asked > 12)
+
         assert plane.engine.running == [process]
 
 
