@@ -187,6 +187,21 @@ def test_blocked_loop_is_not_unhealthy(run: Run, cluster: Cluster, tmp_path: Pat
 
 
 @processes_only
+def test_replica_that_is_stopped_is_replaced_once_three_checks_had_no_answer(
+    run: Run, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Each has 5 s for its answer, whatever the deployment says."""
+    deployment = life.ChecksOnLoop.options(health_check_period_s=0.1, health_check_timeout_s=0.1)
+    run(deployment.bind(tmp_path))
+    before = cluster.get().json()
+
+    os.kill(before, signal.SIGSTOP)
+    until(lambda: before not in replica_pids(), within_s=40)
+    assert other_pid(cluster, before) in replica_pids()
+    cluster.logged(r"failed a health check, 3 in a row: its control thread did not answer")
+
+
+@processes_only
 def test_update_whose_check_fails_does_not_take_over(
     run: Run, cluster: Cluster, tmp_path: Path
 ) -> None:
