@@ -170,7 +170,10 @@ class _Seen(Overrides):
     def applied(self, deployment: Deployment[..., Any], name: str) -> Deployment[..., Any]:
         chosen = {option for option, _ in deployment.given}
         written = deployment.config.model_dump(include=chosen, exclude_unset=True)
-        self.given[name] = {option: written[option] for option, _ in deployment.given}
+        # "auto" and None are not what the configuration holds: they are as they were given.
+        self.given[name] = {
+            option: written.get(option, value) for option, value in deployment.given
+        }
         return super().applied(deployment, name)
 
 
