@@ -9,9 +9,9 @@ import logging
 import time
 from dataclasses import replace
 
+from serving import stacks as texts
 from serving.controller import plan
 from serving.controller.actuator import Actuator
-from serving.controller.inspection import place_of
 from serving.controller.model import History, ReplicaState
 from serving.controller.publisher import Publisher
 from serving.controller.queue import Queue
@@ -61,7 +61,7 @@ class Events:
         self.report(replica.seen.replica_id, "")
 
     def is_slow(self, replica: ReplicaProcess, for_s: float, stacks: str) -> None:
-        place = place_of(stacks)
+        place = texts.place_of(stacks)
         replica.slowness = f"has been starting for {for_s:.0f} s{place and f': it is at {place}'}"
         log.warning("%s %s", replica.seen.replica_id, replica.slowness)
         self._queue.add(replica.record.application)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from serving import api
+from serving import api, stacks as texts
 from serving.exceptions import ClusterError
 
 
@@ -17,13 +17,17 @@ def stacks(
     replica: Annotated[
         str, typer.Option(help="One replica: its id, or what stands behind its last '#'.")
     ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show what is not the user's code, too.")
+    ] = False,
 ) -> None:
-    """Show the stack of every thread and every asyncio task of the replicas."""
+    """Show where the user's code is, in threads and asyncio tasks of the replicas."""
     try:
         found = api.stacks(application, replica)
     except ValueError as error:
         raise ClusterError(str(error)) from None
     for each in found:
         typer.echo(f"=== {each.replica_id}, process {each.pid}")
-        typer.echo(each.text.rstrip() or each.error)
+        text = each.text if everything else texts.users(each.text)
+        typer.echo(text.rstrip() or each.error)
         typer.echo()

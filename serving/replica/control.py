@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-import traceback
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from typing import Protocol
 
 import grpc
 
+from serving import stacks
 from serving.v1 import replica_pb2 as pb
 from serving.v1.replica_pb2_grpc import (
     ReplicaControlServicer,
@@ -88,28 +86,16 @@ class ControlServer(ReplicaControlServicer):
         return pb.DrainResponse()
 
     def Stacks(self, request: pb.StacksRequest, context: object) -> pb.StacksResponse:
-        return pb.StacksResponse(text=_thread_stacks() + self._task_stacks())
+        return pb.StacksResponse(text=stacks.of_threads() + self._task_stacks())
 
     def _task_stacks(self) -> str:
-        done, text = threading.Event(), StringIO()
+        done, text = threading.Event(), []
 
         def write() -> None:
-            for task in asyncio.all_tasks(self._loop):
-                text.write(f"{task!r}\n")
-                for frame in task.get_stack():  # print_stack fails on those of gRPC
-                    place = f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}'
-                    text.write(f"{place}, in {frame.f_code.co_name}\n")
+            text.append(stacks.of_tasks(self._loop))
             done.set()
 
         self._loop.call_soon_threadsafe(write)
         if not done.wait(STACKS_TIMEOUT_S):
             return "(the event loop is blocked: no stacks of tasks)\n"
-        return text.getvalue()
-
-
-def _thread_stacks() -> str:
-    names: dict[int | None, str] = {thread.ident: thread.name for thread in threading.enumerate()}
-    return "".join(
-        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
-        for ident, frame in sys._current_frames().items()
-    )
+        return "".join(text)

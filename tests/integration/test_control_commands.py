@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -217,6 +218,10 @@ def test_stacks_tell_what_a_replica_does_now(url: str) -> None:
         text = serving_command("stacks", "--replica", token)
         assert text.startswith(f"=== {replica.replica_id}, process {replica.pid}\n")
         assert text.count("=== ") == 1
+        assert sys.prefix not in text
+        assert sys.base_prefix not in text
+        assert re.search(r"^idle: .* beside them \(--all shows them\)$", text, re.MULTILINE)
+        assert "grpc" in serving_command("stacks", "--all", "--replica", token)
         assert "=== talk#Talker#" in serving_command("stacks")
         message = serving_command("stacks", "wait", "--replica", "nothing", expected=1)
         assert f"no replica 'nothing' of application 'wait'; there are: {replica.replica_id}" in (
