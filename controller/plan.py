@@ -346,3 +346,9 @@ def after_ready(history: History, *, now: float) -> History:
 def after_complete(history: History) -> History:
     """The history after as many replicas as wanted were ready."""
     return history if history.proven else replace(history, proven=True, failures=0, error="")
+
+
+def after_deploy(history: History) -> History:
+    """The history when its version is asked for again: what failed before counts against nothing
+    that is wanted now, and what was given up is tried again."""
+    return replace(history, failures=0, retry_at=-math.inf, error="")

@@ -392,8 +392,8 @@ def _want(state: DeploymentState, spec: pb.DeploymentSpec) -> None:
         for version, one in state.specs.items()
         if version == previous
     }
-    if plan.has_failed(spec.version, state.histories):
-        del state.histories[spec.version]  # asked for again: try again
+    if (history := state.histories.get(spec.version)) is not None:
+        state.histories[spec.version] = plan.after_deploy(history)
     state.config_error, state.previous_config = "", config
     before_count = before.num_replicas if before and before.wakes else None
     target = _target(spec, previous, before_count)

@@ -56,6 +56,8 @@ class FakeEngine:
         self.started: list[FakeProcess] = []
         self.error: OSError | None = None
         self.health: Callable[[str], replica_pb2.HealthResponse] = no_check
+        # What `reconfigure` raises for a user_config, as JSON.
+        self.refuses: dict[str, str] = {}
         # What the controller asked replicas, and with what.
         self.asked: list[tuple[str, Any]] = []
 
@@ -82,7 +84,8 @@ class FakeEngine:
                 user_config_json=options.user_config_json,
             )
         if method == "Reconfigure":
-            return replica_pb2.ReconfigureResponse()
+            error = self.refuses.get(request.user_config_json, "")
+            return replica_pb2.ReconfigureResponse(error=error)
         if method == "Stacks":
             return replica_pb2.StacksResponse(
                 text='Thread MainThread:\n  File "/model.py", line 7, in load\n'

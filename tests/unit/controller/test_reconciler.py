@@ -11,6 +11,7 @@ import pytest
 
 from serving.controller import actuator, plan
 from serving.controller.model import Plan, Target
+from serving.controller.state import ApplicationState
 from serving.controller.targets import ConflictError
 from serving.v1 import controller_pb2 as pb
 from tests.support.plane import Plane, spec
@@ -148,6 +149,65 @@ async def test_version_that_worked_is_never_given_up_but_said_to_be_unhealthy(
     await plane.until(lambda: len(plane.engine.running) == 2)
     plane.reconciler.events.report(plane.engine.running[-1].replica.replica_id, "")
     await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+async def fail_three_times_and_be_repaired(plane: Plane) -> None:
+    """A version that worked, whose only replica is lost, and is replaced by the fourth try."""
+    plane.deploy()
+    (lost,) = await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+    lost.exit(-9)
+    for _ in range(3):
+        await plane.until(lambda: plane.engine.running)
+        await plane.fail("RuntimeError: no model file")
+        await plane.until(lambda: not plane.engine.running)
+    assert plane.status().status == "UNHEALTHY"
+    await plane.ready()
+    await plane.until(lambda: plane.status().status == "RUNNING")
+
+
+@pytest.mark.parametrize("error", ["", "KeyError: 'threshold'"])
+async def test_deploy_is_not_told_to_fail_by_failures_before_it(
+    plane: Plane, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_DELAY_S", 0.001)
+    await fail_three_times_and_be_repaired(plane)
+    config = '{"a": 1}'
+    plane.engine.refuses = {config: error}
+    told: list[pb.ApplicationStatus] = []
+    note = plane.reconciler.statuses.note
+
+    def note_and_keep(state: ApplicationState) -> None:
+        note(state)
+        told.append(plane.status())
+
+    monkeypatch.setattr(plane.reconciler.statuses, "note", note_and_keep)
+
+    changed = spec("v1")
+    changed.deployments[0].options.user_config_json = config
+    assert plane.reconciler.targets.deploy(changed) == {"app": 2}
+    ended = "UPDATE_FAILED" if error else "RUNNING"
+    await plane.until(lambda: plane.status().status == ended)
+
+    assert {each.status for each in told} == {"DEPLOYING", ended}
+    assert not any("no model file" in each.message for each in told)
+    assert error in plane.status().message
+
+
+async def test_deploy_of_what_fails_again_and_again_is_told_by_its_own_failures(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_DELAY_S", 0.001)
+    await fail_three_times_and_be_repaired(plane)
+
+    plane.deploy(count=2)
+    for _ in range(3):
+        await plane.until(lambda: len(plane.engine.running) == 2)
+        assert plane.status().status == "DEPLOYING"
+        await plane.fail("MemoryError")
+        await plane.until(lambda: len(plane.engine.running) == 1)
+    await plane.until(lambda: plane.status().status == "UNHEALTHY")
+    assert "the last failure: MemoryError" in plane.status().message
 
 
 async def test_process_that_cannot_be_started_is_a_failure(plane: Plane) -> None:
