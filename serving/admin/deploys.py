@@ -7,8 +7,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from starlette.responses import PlainTextResponse, Response
 
@@ -23,33 +21,29 @@ _STATUS = {0: 200, 2: 400, 3: 422}
 class Deploys:
     """Deploys one config after another."""
 
-    def __init__(self, controller_address: str, folder: Path) -> None:
+    def __init__(self, controller_address: str) -> None:
         self._address = controller_address
-        self._folder = folder
         self._turn = asyncio.Lock()
 
     async def __call__(self, config: bytes) -> Response:
-        """Deploys a config file of Ray Serve's schema; what is wrong with it is the answer."""
+        """Deploys a config of Ray Serve's schema; what is wrong with it is the answer."""
         async with self._turn:
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".json") as file:
-                file.write(config)
-                file.flush()
-                code, output = await self._run(file.name)
+            code, output = await self._run(config)
         if code == 0:
             return Response()
         return PlainTextResponse(output, _STATUS.get(code, 500))
 
-    async def _run(self, path: str) -> tuple[int, str]:
+    async def _run(self, config: bytes) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "serving.cli", "deploy", "--no-wait", path),
+            *(sys.executable, "-P", "-m", "serving.cli", "deploy", "--no-wait", "-"),
             env={**os.environ, ADDRESS_VARIABLE: self._address},
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(DEPLOY_TIMEOUT_S):
-                _, errors = await process.communicate()
+                _, errors = await process.communicate(config)
         except TimeoutError:
             return 1, f"serving: the deploy took more than {DEPLOY_TIMEOUT_S:.0f} s\n"
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,30 @@ from serving.configfile.importing import ApplicationImportError
 from serving.configfile.mistakes import ConfigError, Mistake, lines
 from serving.configfile.schema import ServeDeploySchema
 from serving.configfile.source import Document
-from serving.configfile.validation import ignored, read
+from serving.configfile.validation import checked, ignored, read
 from serving.exceptions import ClusterError, ServingError
+
+STDIN = Path("-")
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """A config file without mistakes."""
+    """A config without mistakes."""
 
     config: ServeDeploySchema
     document: Document
     file: Path
+    """Or STDIN."""
 
     @property
     def base(self) -> Path:
-        """The folder that relative paths in it are meant from."""
+        """The folder that relative paths in it are meant from; of STDIN, this process's."""
         return self.file.parent.absolute()
 
     def told(self, mistakes: list[Mistake], kind: str = "") -> list[str]:
-        """These in words, each with its place in the file."""
+        """These in words, each with its place in the file, or in what stdin holds."""
+        if self.file == STDIN:
+            return lines(mistakes, kind=kind)
         located = sorted(map(self.document.located, mistakes), key=lambda each: each.line)
         return lines(located, str(self.file), kind)
 
@@ -46,10 +52,14 @@ def is_config(target: str) -> bool:
 
 
 def read_config(file: Path) -> ReadConfig:
-    """Reads a config file, and says what of it has no effect. Ends the command where it has
-    mistakes, which it shows."""
+    """Reads a config file, or stdin, and says what of it has no effect. Ends the command where it
+    has mistakes, which it shows."""
     try:
-        config, document = read(file)
+        if file == STDIN:
+            document = Document(sys.stdin.buffer.read(), "")
+            config = checked(document.values)
+        else:
+            config, document = read(file)
     except OSError as error:
         raise ClusterError(f"{file} cannot be read: {error.strerror}") from None
     except ConfigError as error:

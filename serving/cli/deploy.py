@@ -12,7 +12,7 @@ from serving.cli.config_files import differences, read_config, report
 from serving.cli.exit_codes import ExitCode
 from serving.exceptions import ClusterError, StillDeployingError
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The config file.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The config file; '-': stdin.")]
 AppDir = Annotated[
     Path, typer.Option(help="The folder to import from.", file_okay=False, exists=True)
 ]

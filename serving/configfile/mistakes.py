@@ -38,9 +38,10 @@ class ConfigError(ServingError):
 
 
 def lines(mistakes: Iterable[Mistake], file: str = "", kind: str = "") -> list[str]:
-    """Each mistake in words, after `file:line:column` where that is known, and the kind."""
+    """Each mistake in words, after `file:line:column` where these are known, and the kind."""
+    of_file = f"{file}:" if file else ""
     return [
-        f"{file}:{mistake.line}:{mistake.column}: {kind}{mistake}"
+        f"{of_file}{mistake.line}:{mistake.column}: {kind}{mistake}"
         if mistake.line
         else f"{kind}{mistake}"
         for mistake in mistakes
