@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
@@ -20,6 +21,16 @@ from serving.packages import PackageError
 from serving.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 log = logging.getLogger("serving.controller")
+
+
+# What callers are told of errors, by their code.
+_CODES = {
+    ConflictError: grpc.StatusCode.ALREADY_EXISTS,
+    NoVersionError: grpc.StatusCode.INVALID_ARGUMENT,
+    PackageError: grpc.StatusCode.INVALID_ARGUMENT,
+    StoreError: grpc.StatusCode.FAILED_PRECONDITION,
+    TooLargeError: grpc.StatusCode.INVALID_ARGUMENT,
+}
 
 
 class ControllerService(controller_pb2_grpc.ControllerServicer):
@@ -48,48 +59,33 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
         deployments = [each for spec in request.applications for each in spec.deployments]
         if missing := self._packages.missing(digests(deployments)):
             return pb.DeployResponse(missing=missing)
-        try:
-            generations = self._reconciler.targets.deploy(
-                *request.applications, alone=request.alone
-            )
-        except ConflictError as error:
-            await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
-        except TooLargeError as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except StoreError as error:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        targets = self._reconciler.targets
+        async with _refusing(context):
+            generations = targets.deploy(*request.applications, alone=request.alone)
         return pb.DeployResponse(generations=generations)
 
     async def Upload(
         self, requests: AsyncIterator[pb.UploadRequest], context: Any
     ) -> pb.UploadResponse:
         first = await anext(aiter(requests), pb.UploadRequest())
+        data = (request.data async for request in requests)
         try:
-            await self._packages.receive(first.digest, (request.data async for request in requests))
-        except PackageError as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            async with _refusing(context):
+                await self._packages.receive(first.digest, data)
         except OSError as error:
             message = f"the files that replicas are to run with cannot be kept: {error}"
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, message)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
         return pb.UploadResponse()
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
-        try:
+        async with _refusing(context):
             existed = self._reconciler.targets.delete(request.application)
-        except StoreError as error:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.DeleteResponse(existed=existed)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackResponse:
         await self._refuse_at_the_end(context)
-        try:
+        async with _refusing(context):
             generation = self._reconciler.targets.roll_back(request.application, request.generation)
-        except NoVersionError as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except ConflictError as error:
-            await _abort(context, grpc.StatusCode.ALREADY_EXISTS, str(error))
-        except StoreError as error:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return pb.RollbackResponse(generation=generation)
 
     async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.ServeStatus:
@@ -171,9 +167,13 @@ class ControllerService(controller_pb2_grpc.ControllerServicer):
 
     async def _refuse_at_the_end(self, context: Any) -> None:
         if self.is_shutting_down:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the cluster is shutting down")
 
 
-async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
-    await context.abort(code, message)
-    raise AssertionError("abort returned")
+@asynccontextmanager
+async def _refusing(context: Any) -> AsyncIterator[None]:
+    """Ends the call with what the caller is to hear of an error."""
+    try:
+        yield
+    except tuple(_CODES) as error:
+        await context.abort(_CODES[type(error)], str(error))
