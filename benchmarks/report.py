@@ -12,9 +12,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from comparison import Comparison
     from footprint import Memory, Start
     from loads import Sample
-    from run import Comparison
 
 LIBRARIES = ("uvicorn", "uvloop", "httptools", "grpcio", "protobuf", "starlette", "fastapi")
 # What a target counts: supervisor and script are the user's convenience, not the service.

@@ -8,46 +8,19 @@ is the median over the rounds of serving's rate to uvicorn's.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import footprint
 import report
-from loads import SCENARIOS, Sample, Scenario, drive, require_wrk
+from comparison import Comparison
+from loads import SCENARIOS, Scenario, drive, require_wrk
 from servers import Server, both, fetch
 
 CONNECTIONS = (1, 64)
 WARM_UP_S = 1.0
-
-
-@dataclass
-class Comparison:
-    """What the rounds of one scenario at one number of connections found."""
-
-    scenario: Scenario
-    connections: int
-    access_log: bool
-    serving: list[Sample] = field(default_factory=list)
-    uvicorn: list[Sample] = field(default_factory=list)
-    # Microseconds of processor time a request, by process.
-    cpu_us: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a.rate / b.rate for a, b in zip(self.serving, self.uvicorn, strict=True)]
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.ratios)
-
-    @property
-    def added_ms(self) -> float:
-        """How much later than from uvicorn alone the median answer comes."""
-        pairs = zip(self.serving, self.uvicorn, strict=True)
-        return statistics.median(a.p50_ms - b.p50_ms for a, b in pairs)
 
 
 def compare(
