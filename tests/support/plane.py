@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
@@ -106,7 +107,7 @@ class FakeEngine:
 
 
 class Plane:
-    """A reconciler that runs, and what stands around it."""
+    """A reconciler, and what stands around it."""
 
     def __init__(self, folder: Path) -> None:
         self.engine = FakeEngine()
@@ -124,6 +125,18 @@ class Plane:
         """Another controller, which knows nothing yet."""
         self.publisher = Publisher(self.store.next_epoch())
         self.reconciler = Reconciler(self.around, self.store, self.publisher)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """It takes its turns meanwhile; nothing runs afterwards."""
+        loop = asyncio.create_task(self.reconciler.run())
+        try:
+            yield self
+        finally:
+            async with asyncio.timeout(5):
+                await self.reconciler.shut_down()
+            loop.cancel()
+            await self.reconciler.aclose()
 
     def deploy(self, version: str = "v1", count: int = 1, **fields: Any) -> int:
         (generation,) = self.reconciler.targets.deploy(spec(version, count, **fields)).values()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from serving.mux import CallerConnection, Stream
 from serving.mux.testing import Connected, connected
+from serving.routing.router import Router
 from serving.v1.controller_pb2 import Deployment, Endpoint
 from tests.support.mux import TAG, until
 
@@ -150,3 +152,17 @@ def make_deployment(
         endpoints=[Endpoint(replica_id=name, address=name) for name in names],
         unavailable=unavailable,
     )
+
+
+def preferring(*replicas: MemoryReplica) -> Router:
+    """A router that reaches them, and prefers the first that has room."""
+    known = {replica.name: replica for replica in replicas}
+
+    def make_link(address: str, **on: Any) -> Any:
+        return MemoryLink(known[address], **on)
+
+    router = Router("app", "Model", make_link=make_link)
+    router.balancer._choose = lambda: next(  # type: ignore[method-assign]
+        (replica for replica in router.balancer.replicas.values() if replica.has_room), None
+    )
+    return router

@@ -15,10 +15,9 @@ from serving.calls import payload
 from serving.calls.caller import Caller, Origin, Target
 from serving.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from serving.mux import ResetCode, Stream
-from serving.routing.router import Router
 from serving.v1 import call_pb2 as pb
 from tests.support.mux import turn, until
-from tests.support.routing import Act, MemoryLink, MemoryReplica, die, hold, make_deployment, reject
+from tests.support.routing import Act, MemoryReplica, die, hold, make_deployment, preferring, reject
 
 ORIGIN = Origin("id", "", "app", "")
 
@@ -39,16 +38,8 @@ def returning(value: object) -> Act:
 @asynccontextmanager
 async def calling(*replicas: MemoryReplica) -> AsyncIterator[Caller]:
     """A caller that is connected to ``replicas``, preferred in this order, and knows them."""
-    known = {replica.name: replica for replica in replicas}
-
-    def make_link(address: str, **on: Any) -> Any:
-        return MemoryLink(known[address], **on)
-
-    router = Router("app", "Model", make_link=make_link)
-    router.balancer._choose = lambda: next(  # type: ignore[method-assign]
-        (replica for replica in router.balancer.replicas.values() if replica.has_room), None
-    )
-    router.update(make_deployment(*known))
+    router = preferring(*replicas)
+    router.update(make_deployment(*(replica.name for replica in replicas)))
     await until(lambda: all(r.usable for r in router.balancer.replicas.values()))
     directory: Any = SimpleNamespace(
         router=lambda application, deployment: router if deployment == "Model" else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import resource
@@ -24,18 +23,11 @@ PERIOD_S = 0.01
 @contextlib.asynccontextmanager
 async def checked(folder: Path, *, replicas: int) -> AsyncIterator[Plane]:
     """Replicas that are ready, and are to be checked every few milliseconds."""
-    plane = Plane(folder)
-    loop = asyncio.create_task(plane.reconciler.run())
     wanted = spec("v1", replicas)
     wanted.deployments[0].options.health_check_period_s = PERIOD_S
-    plane.reconciler.targets.deploy(wanted)
-    try:
+    async with Plane(folder).running() as plane:
+        plane.reconciler.targets.deploy(wanted)
         yield plane
-    finally:
-        async with asyncio.timeout(5):
-            await plane.reconciler.shut_down()
-        loop.cancel()
-        await plane.reconciler.aclose()
 
 
 async def test_replica_without_a_check_is_asked_once_while_another_is_asked_again_and_again(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,10 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    plane = Plane(tmp_path)
-    loop = asyncio.create_task(plane.reconciler.run())
-    try:
+    async with Plane(tmp_path).running() as plane:
         yield plane
-    finally:
-        async with asyncio.timeout(5):
-            await plane.reconciler.shut_down()
-        loop.cancel()
-        assert not plane.engine.running
-        assert not files(tmp_path)
+    assert not plane.engine.running
+    assert not files(tmp_path)
 
 
 async def test_application_runs_once_its_replicas_are_ready(plane: Plane) -> None:

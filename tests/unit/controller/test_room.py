@@ -46,14 +46,8 @@ class Machine(Plane):
 @pytest.fixture
 async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setattr(replica, "_ENDING_TIMEOUT_S", 0.01)
-    machine = Machine(tmp_path)
-    loop = asyncio.create_task(machine.reconciler.run())
-    try:
+    async with Machine(tmp_path).running() as machine:
         yield machine
-    finally:
-        async with asyncio.timeout(5):
-            await machine.reconciler.shut_down()
-        loop.cancel()
 
 
 def on_gpu(

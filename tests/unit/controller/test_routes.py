@@ -16,14 +16,8 @@ from tests.support.plane import Plane, spec
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    plane = Plane(tmp_path)
-    loop = asyncio.create_task(plane.reconciler.run())
-    try:
+    async with Plane(tmp_path).running() as plane:
         yield plane
-    finally:
-        async with asyncio.timeout(5):
-            await plane.reconciler.shut_down()
-        loop.cancel()
 
 
 def app(name: str, prefix: str, version: str) -> pb.ApplicationSpec:

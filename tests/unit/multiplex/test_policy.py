@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from serving.multiplex.policy import UNLIMITED, Plan, Shelf
+from tests.support.machines import run_machine
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,13 +328,4 @@ class Requests(RuleBasedStateMachine):
 
 
 def test_requests_get_their_models_within_the_limit() -> None:
-    run_state_machine_as_test(
-        Requests,
-        settings=settings(
-            max_examples=200,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-        ),
-    )
+    run_machine(Requests, examples=200)

@@ -6,17 +6,17 @@ import random
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from serving.routing.balancer import Balancer, QueueFull, Replica, Waiter
+from tests.support.machines import run_machine
 
 
 def make_balancer(*loads: int, capacity: int = 10) -> Balancer:
@@ -363,13 +363,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 def test_traffic_keeps_the_order_and_the_slots() -> None:
-    run_state_machine_as_test(
-        Traffic,
-        settings=settings(
-            max_examples=100,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-        ),
-    )
+    run_machine(Traffic)

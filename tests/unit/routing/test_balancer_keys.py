@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from serving.routing.balancer import Balancer, Replica, Waiter, first_in_line
+from tests.support.machines import run_machine
 
 
 def balancer_of(*names: str, capacity: int = 1) -> tuple[Balancer, list[Replica]]:
@@ -308,13 +308,4 @@ class KeyedTraffic(RuleBasedStateMachine):
 
 
 def test_traffic_with_keys_leaves_nobody_waiting_beside_a_slot() -> None:
-    run_state_machine_as_test(
-        KeyedTraffic,
-        settings=settings(
-            max_examples=100,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-        ),
-    )
+    run_machine(KeyedTraffic)

@@ -26,12 +26,12 @@ from serving.v1.controller_pb2 import TicketRequest, TicketUpdate
 from tests.support.mux import TAG, turn, until
 from tests.support.routing import (
     Act,
-    MemoryLink,
     MemoryReplica,
     answer,
     die,
     hold,
     make_deployment,
+    preferring,
     reject,
 )
 
@@ -42,16 +42,12 @@ async def routed(
 ) -> AsyncIterator[Router]:
     """A router that is connected to ``replicas``; "a" is preferred, then "b", and so on. Of the
     ``max_queued`` tickets it has all, or so many."""
-    known = {replica.name: replica for replica in replicas}
-
-    def make_link(address: str, **on: Any) -> Any:
-        return MemoryLink(known[address], **on)
-
-    router = Router("app", "Model", make_link=make_link)
-    router.balancer._choose = lambda: next(  # type: ignore[method-assign]
-        (replica for replica in router.balancer.replicas.values() if replica.has_room), None
+    router = preferring(*replicas)
+    router.update(
+        make_deployment(
+            *(replica.name for replica in replicas), capacity=capacity, max_queued=max_queued
+        )
     )
-    router.update(make_deployment(*known, capacity=capacity, max_queued=max_queued))
     if tickets is not None or max_queued > 0:
         granted = max_queued if tickets is None else tickets
         router.share.take()  # it joins
