@@ -14,7 +14,7 @@ from serving.cli.check import check
 from serving.cli.config import config
 from serving.cli.delete import delete
 from serving.cli.deploy import deploy
-from serving.cli.exit_codes import code_of
+from serving.cli.exit_codes import code_of, told
 from serving.cli.logs import logs
 from serving.cli.rollback import rollback
 from serving.cli.run import run
@@ -64,7 +64,7 @@ def main() -> None:
     try:
         app()
     except ServingError as error:
-        sys.stderr.write(f"serving: {error}\n")
+        sys.stderr.write(f"{told(error)}\n")
         code = code_of(error)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

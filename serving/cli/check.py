@@ -10,9 +10,9 @@ import typer
 from serving import progress
 from serving.cli.config_files import ReadConfig, read_config
 from serving.cli.deploy import AppDir
-from serving.cli.exit_codes import ExitCode
+from serving.cli.exit_codes import ExitCode, told
 from serving.configfile.importing import ApplicationImportError, import_all, wanted
-from serving.configfile.mistakes import Mistake
+from serving.configfile.mistakes import ConfigError, Mistake
 
 
 def check(
@@ -32,7 +32,8 @@ def check(
 def _check(file: Path, imports: bool, app_dir: Path, timeout_s: float) -> bool:
     try:
         read = read_config(file)
-    except typer.Exit:
+    except ConfigError as error:
+        progress.say(told(error))
         return False
     mistakes = _import_mistakes(read, app_dir, timeout_s) if imports else []
     for line in read.told(mistakes):

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from serving import api, progress
-from serving.cli.exit_codes import ExitCode
+from serving.cli.exit_codes import WrongArgumentError
 from serving.configfile.deploying import Deployed
 from serving.configfile.importing import ApplicationImportError
-from serving.configfile.mistakes import ConfigError, Mistake, lines
+from serving.configfile.mistakes import Mistake, lines
 from serving.configfile.schema import ServeDeploySchema
 from serving.configfile.source import Document
 from serving.configfile.validation import checked, ignored, read
-from serving.exceptions import ClusterError, ServingError
+from serving.exceptions import ServingError
 
 STDIN = Path("-")
 
@@ -52,8 +50,8 @@ def is_config(target: str) -> bool:
 
 
 def read_config(file: Path) -> ReadConfig:
-    """Reads a config file, or stdin, and says what of it has no effect. Ends the command where it
-    has mistakes, which it shows."""
+    """Reads a config file, or stdin, and says what of it has no effect. Raises ConfigError where it
+    has mistakes, WrongArgumentError where it cannot be read."""
     try:
         if file == STDIN:
             document = Document(sys.stdin.buffer.read(), "")
@@ -61,10 +59,7 @@ def read_config(file: Path) -> ReadConfig:
         else:
             config, document = read(file)
     except OSError as error:
-        raise ClusterError(f"{file} cannot be read: {error.strerror}") from None
-    except ConfigError as error:
-        progress.say(str(error))
-        raise typer.Exit(ExitCode.USAGE) from None
+        raise WrongArgumentError(f"{file} cannot be read: {error.strerror}") from None
     found = ReadConfig(config, document, file)
     for line in found.told(ignored(config), "warning: "):
         progress.say(line)

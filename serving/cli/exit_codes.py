@@ -30,6 +30,14 @@ class WrongArgumentError(ServingError):
     """What the command line says cannot be; the message names it and the fix."""
 
 
+def told(error: ServingError) -> str:
+    """An error in words. The mistakes of a config are lines that begin with their places in it."""
+    has_places = isinstance(error, ConfigError) and all(
+        mistake.path or mistake.line for mistake in error.mistakes
+    )
+    return str(error) if has_places else f"serving: {error}"
+
+
 def code_of(error: Exception) -> ExitCode:
     """The exit code for an error that ends a command."""
     if isinstance(error, WrongArgumentError | ConfigError):

@@ -14,7 +14,7 @@ import typer
 from serving import api, cluster, progress
 from serving.cli.changes import Changes
 from serving.cli.config_files import is_config, read_config, report
-from serving.cli.exit_codes import WrongArgumentError
+from serving.cli.exit_codes import WrongArgumentError, told
 from serving.cli.options import HTTP_FLAGS, takes
 from serving.config import HTTPOptions, LoggingConfig
 from serving.configfile.importing import Wanted, import_one
@@ -80,7 +80,7 @@ def _deploy_again(served: _Served) -> None:
         # A version of its own: only the replica imports what a handler imports when called.
         served.deploy(salt=str(time.time_ns()))
     except ServingError as error:
-        progress.say(f"serving: {error}")
+        progress.say(told(error))
 
 
 class _Served(Protocol):

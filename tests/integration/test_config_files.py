@@ -355,6 +355,13 @@ def test_run_serves_a_file_with_its_own_options_until_interrupted(
         file.write_text(file.read_text().replace("{b: 2}", "{b: 3}"))
         until(lambda: requests.get(url, timeout=20).text == "one me {'b': 3}")
 
+        right = file.read_text()
+        file.write_text(right.replace("num_replicas: 2", "num_replica: 2"))
+        assert read_until(process, "num_replica").startswith("config.yaml:")
+        assert requests.get(url, timeout=20).text == "one me {'b': 3}"
+        file.write_text(right.replace("{b: 3}", "{b: 4}"))
+        until(lambda: requests.get(url, timeout=20).text == "one me {'b': 4}")
+
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
 
@@ -379,6 +386,9 @@ def test_check_finds_mistakes_without_a_cluster(
         "it in quotes",
     ]
     assert "no cluster runs" in serve("deploy", "good.yaml", code=ExitCode.FAILED, cwd=folder)
+    for command in ("deploy", "check", "run"):
+        said = serve(command, "nothere.yaml", code=ExitCode.USAGE, cwd=folder)
+        assert said == "serving: nothere.yaml cannot be read: No such file or directory\n"
 
 
 def test_schema_is_printed() -> None:
