@@ -320,17 +320,26 @@ def after_failure(
     if started_at < history.last_failure_at:
         # Started before the last failure was known: no new evidence, at most a newer message.
         return replace(history, error=error)
-    settled = (
-        history.last_ready_at > history.last_failure_at
-        and now - history.last_ready_at >= STABLE_AFTER_S
-    )
-    failures = 1 if settled else history.failures + 1
+    failures = 1 if now >= stable_at(history) else history.failures + 1
     # The first crash of a replica that worked is repaired at once.
     doublings = failures - 2 if was_ready else failures - 1
     delay = 0.0 if doublings < 0 else min(FIRST_DELAY_S * 2 ** min(doublings, 30), MAX_DELAY_S)
     return replace(
         history, failures=failures, last_failure_at=now, retry_at=now + delay, error=error
     )
+
+
+def stable_at(history: History) -> float:
+    """When earlier failures are forgotten, if none comes until then."""
+    is_over = history.last_ready_at > history.last_failure_at
+    return history.last_ready_at + STABLE_AFTER_S if is_over else math.inf
+
+
+def after_time(history: History, *, now: float) -> History:
+    """The history as time goes by. What was given up stays so."""
+    if _is_given_up(history) or now < stable_at(history):
+        return history
+    return replace(history, failures=0, error="")
 
 
 def after_check(replica: Replica, *, passed: bool) -> Replica:

@@ -214,6 +214,9 @@ class Reconciler:
     ) -> tuple[dict[str, Plan], list[ReplicaProcess]]:
         """The steps for which there is room, and the replicas that they start."""
         held, starting = state.held, []
+        for deployment in state.deployments.values():
+            if (moment := deployment.forget_failures(now)) is not None:
+                self._queue.add_at(state.name, moment)
         plans = {
             name: plan.compute(
                 deployment.target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -117,6 +118,15 @@ class DeploymentState:
             return False
         self.journal = self.journal.decided(text, at_s)
         return True
+
+    def forget_failures(self, now: float) -> float | None:
+        """Those that a time without any has made old; returns when to look again."""
+        self.histories = {
+            version: plan.after_time(history, now=now)
+            for version, history in self.histories.items()
+        }
+        moments = (plan.stable_at(each) for each in self.histories.values() if each.failures)
+        return min((moment for moment in moments if now < moment < math.inf), default=None)
 
     @property
     def is_waking(self) -> bool:

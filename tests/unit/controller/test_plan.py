@@ -250,6 +250,23 @@ def test_delay_doubles_up_to_its_limit_and_is_forgotten() -> None:
     assert (history.failures, history.retry_at) == (1, later)
 
 
+@pytest.mark.parametrize(
+    ("history", "now", "failures"),
+    [
+        (History(failures=3, last_failure_at=1.0, last_ready_at=2.0, proven=True), 11.9, 3),
+        (History(failures=3, last_failure_at=1.0, last_ready_at=2.0, proven=True), 12.0, 0),
+        # It failed since it was ready last.
+        (History(failures=3, last_failure_at=2.0, last_ready_at=1.0, proven=True), 99.0, 3),
+        # It was given up: only a deploy has it tried again.
+        (History(failures=3, last_failure_at=1.0, last_ready_at=2.0), 99.0, 3),
+    ],
+)
+def test_failures_are_forgotten_once_replicas_stay_ready(
+    history: History, now: float, failures: int
+) -> None:
+    assert plan.after_time(history, now=now).failures == failures
+
+
 def test_version_is_proven_once_all_of_it_was_ready() -> None:
     assert not plan.is_complete(Target("a", 2), replicas(("a", RUNNING), ("a", STARTING)))
     assert not plan.is_complete(Target("a", 1), replicas(("a", RUNNING), ("b", RUNNING)))

@@ -187,6 +187,25 @@ async def test_deploy_is_not_told_to_fail_by_failures_before_it(
     assert error in plane.status().message
 
 
+async def test_failures_are_forgotten_while_nothing_else_happens(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(plan, "STABLE_AFTER_S", 0.02)
+    await fail_three_times_and_be_repaired(plane)
+    deployment = plane.reconciler.registry.applications["app"].deployments["D"]
+
+    await plane.until(lambda: not deployment.histories["v1"].failures)
+
+    # One more replica, as a load asks for it, is no reason to tell of them.
+    assert deployment.target is not None
+    deployment.target = plan.with_number(deployment.target, 2)
+    plane.reconciler._queue.add("app")
+    await plane.until(lambda: len(plane.engine.running) == 2)
+    (status,) = plane.status().deployments
+    assert (status.status, status.message) == ("UPDATING", "has 1 of 2 replicas ready")
+
+
 async def test_deploy_of_what_fails_again_and_again_is_told_by_its_own_failures(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
