@@ -430,7 +430,7 @@ def deploy_config(
     """
     from serving.configfile import deploying
 
-    end = time.monotonic() + timeout_s
+    began = time.monotonic()
     with _client() as client:
         outcome = deploying.deploy_config(
             config, client, app_dir=app_dir, base=base, timeout_s=timeout_s, salt=salt
@@ -440,7 +440,8 @@ def deploy_config(
                 outcome.failures |= client.settle(
                     outcome.generations,
                     outcome.deleted,
-                    timeout_s=max(0.0, end - time.monotonic()),
+                    timeout_s=timeout_s,
+                    began=began,
                     show=show,
                 )
     return outcome

@@ -132,15 +132,20 @@ class Client:
         deleted: Iterable[str] = (),
         *,
         timeout_s: float,
+        began: float,
         show: Callable[[pb.ApplicationStatus], None] = lambda _: None,
     ) -> dict[str, ServingError]:
-        """Waits until these applications run and those are gone, however long one of them takes;
-        returns why others do not. `show` is called with what changes meanwhile."""
+        """Waits until these applications run and those are gone, however long one of them takes,
+        for `timeout_s` since `began`, on the monotonic clock; returns why others do not. `show` is
+        called with what changes meanwhile."""
         pending, leaving = dict(generations), set(deleted)
         failures: dict[str, ServingError] = {}
+        messages: dict[str, str] = {}
+        left_s = max(0.0, began + timeout_s - time.monotonic())
         with self._errors(), contextlib.suppress(_TimeIsUpError):
-            for status in self._statuses(timeout_s):
+            for status in self._statuses(left_s):
                 for found in status.applications:
+                    messages[found.name] = found.message
                     if found.name in pending:
                         show(found)
                 for name in list(pending):
@@ -155,7 +160,10 @@ class Client:
                 if not pending and not leaving:
                     return failures
         return failures | {
-            name: StillDeployingError(f"application {name!r} is not {what} after {timeout_s:g} s")
+            name: StillDeployingError(
+                f"application {name!r} is not {what} after {timeout_s:g} s"
+                f"{'; ' if messages.get(name) else ''}{messages.get(name, '')}"
+            )
             for names, what in ((pending, "ready"), (leaving, "gone"))
             for name in names
         }

@@ -258,7 +258,8 @@ applications:
     (folder / "app.py").write_text(source.replace('"gate"', 'os.environ["GATE"]'))
 
     said = deploy(folder, config, "--timeout-s", "4", code=ExitCode.TIMEOUT)
-    assert "application 'default' is not ready after " in said
+    assert "application 'default' is not ready after 4 s; deployment '" in said
+    assert "has 0 of 1 replicas ready" in said
 
     assert "is being deployed" in deploy(folder, config, "--no-wait")
 
