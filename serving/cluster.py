@@ -220,10 +220,17 @@ def start_detached(settings: ClusterSettings) -> dict[str, Any]:
     It logs to LOG_FILE in the state folder, unless `logs_dir` says otherwise.
     """
     folder = state_dir()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / LOG_FILE
     config = settings.as_config() | {"state_dir": str(folder), "log": str(log)}
-    with log.open("ab") as output:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        output = log.open("ab")
+    except OSError as error:
+        raise ClusterError(
+            f"{error.filename} cannot be written: {error.strerror}; "
+            f"{STATE_DIR_VARIABLE} names the folder of the cluster"
+        ) from None
+    with output:
         start = _Start(config, output_fd=output.fileno())
     try:
         start.next_line()

@@ -24,6 +24,7 @@ from serving import api, lifeline
 from serving.code import name_of
 from serving.deployment import Application, Deployment
 from serving.exceptions import ServingError
+from serving.names import check_import_path
 from serving.specs import Overrides, UnknownDeploymentError, application_spec
 
 
@@ -61,11 +62,11 @@ def load(import_path: str, arguments: dict[str, Any] | None = None) -> object:
 
 
 def _imported(import_path: str) -> object:
-    module_name, colon, attribute = import_path.partition(":")
-    if not colon or not module_name or not attribute or module_name.endswith(".py"):
-        meant = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
-        hint = f"; did you mean '{meant}:{attribute or 'app'}'?" if meant else ""
-        raise ImportPathError(f"{import_path!r} is not of the form module:app{hint}")
+    try:
+        check_import_path(import_path)
+    except ValueError as error:
+        raise ImportPathError(str(error)) from None
+    module_name, _, attribute = import_path.partition(":")
     try:
         with api.importing(module_name):
             found: object = importlib.import_module(module_name)

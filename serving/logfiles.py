@@ -42,6 +42,10 @@ class Wanted:
             return None
         return self._is_of(head["component"], self._application_of(head["rest"]), head["rest"])
 
+    def is_replica(self, replica_id: str) -> bool:
+        """Whether this is the replica that is wanted."""
+        return f"#{replica_id}".endswith(f"#{self.replica}")
+
     def _has_json(self, line: str) -> bool | None:
         try:
             record = json.loads(line)
@@ -51,7 +55,7 @@ class Wanted:
         return self._is_of(component, record.get("application", ""), record.get("message", ""))
 
     def _is_of(self, component: str, application: str, message: str) -> bool:
-        if self.replica and not f"#{component}".endswith(f"#{self.replica}"):
+        if self.replica and not self.is_replica(component):
             return f"#{self.replica}" in message or message.startswith(f" -- {self.replica}")
         if not self.application:
             return True

@@ -15,6 +15,15 @@ def check_deployment_name(name: object) -> None:
         raise ValueError(f"a deployment's name must be a string without '#' and '/': {name!r}")
 
 
+def check_import_path(path: str) -> None:
+    """Raises ValueError where it is not of the form module:app."""
+    module, colon, attribute = path.partition(":")
+    if not colon or not module or not attribute or module.endswith(".py"):
+        meant = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        hint = f"; did you mean '{meant}:{attribute or 'app'}'?" if meant else ""
+        raise ValueError(f"{path!r} is not of the form module:app{hint}")
+
+
 def check_route_prefix(prefix: object) -> None:
     """Raises TypeError or ValueError where no application can be served there."""
     if not isinstance(prefix, str):

@@ -25,9 +25,15 @@ def listen(host: str, port: int, count: int, *, choose: str) -> list[socket.sock
     Port 0 picks a free one. Raises PortInUseError where another process listens there already,
     even one that would share the port; its message names who, and `choose`, how to choose another.
     """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot listen on {host!r}, which is no address and no name of one: {error.strerror}",
+        ) from None
     sockets: list[socket.socket] = []
     try:
         if port:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from serving.cli.deploy import AppDir
+from serving.cli.options import checked_import_path
 from serving.configfile.importing import ApplicationImportError, Wanted, import_all
 from serving.configfile.writing import built_text
 from serving.exceptions import ClusterError
@@ -26,7 +27,7 @@ def build(
 ) -> None:
     """Write the config file of applications, with the options that their code gives."""
     folders = (str(app_dir.absolute()),)
-    sections = _sections(import_paths)
+    sections = _sections(list(map(checked_import_path, import_paths)))
     imported = []
     for found in import_all((Wanted(each, folders) for each in sections), timeout_s=math.inf):
         if isinstance(found, ApplicationImportError):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serving import cluster, logfiles
+from serving import api, cluster, logfiles
 from serving.exceptions import ClusterError
 
 
@@ -26,6 +26,7 @@ def logs(
 ) -> None:
     """Show the log of the cluster."""
     log, wanted = _log(), logfiles.Wanted(app, replica)
+    _check_is_there(log, wanted)
     if not follow:
         for line in logfiles.read(log, wanted, tail):
             typer.echo(line)
@@ -38,6 +39,29 @@ def logs(
             typer.echo(line)
     except KeyboardInterrupt:
         return
+
+
+def _check_is_there(log: Path, wanted: logfiles.Wanted) -> None:
+    """Raises ClusterError where what is wanted neither runs nor has logged anything."""
+    if next(iter(logfiles.read(log, wanted, tail=None)), None) is not None:
+        return
+    applications = api.status().applications
+    replicas = [
+        replica.replica_id
+        for name, application in applications.items()
+        if wanted.application in ("", name)
+        for deployment in application.deployments.values()
+        for replica in deployment.replicas
+    ]
+    if wanted.application and wanted.application not in applications:
+        what, known = f"application {wanted.application!r}", list(applications)
+    elif wanted.replica and not any(map(wanted.is_replica, replicas)):
+        what, known = f"replica {wanted.replica!r}", replicas
+    else:
+        return
+    raise ClusterError(
+        f"no {what} runs, nor is it in the log; there are: {', '.join(known) or 'none'}"
+    )
 
 
 def _log() -> Path:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from serving.cli.exit_codes import WrongArgumentError
 from serving.config import AdminOptions, HTTPOptions, LoggingConfig, NodeOptions, validated
+from serving.names import check_import_path
 
 # The field of a settings class, and the flags that set it.
 HTTP_FLAGS = {
@@ -46,6 +47,17 @@ NODE_FLAGS = {
     "memory": ("--memory",),
     "resources": ("--resources",),
 }
+
+
+def checked_import_path(path: str) -> str:
+    """The same. Raises WrongArgumentError where it is not of the form module:app."""
+    try:
+        check_import_path(path)
+    except ValueError as error:
+        raise WrongArgumentError(str(error)) from None
+    return path
+
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -15,7 +15,7 @@ from serving import api, cluster, progress
 from serving.cli.changes import Changes
 from serving.cli.config_files import is_config, read_config, report
 from serving.cli.exit_codes import WrongArgumentError, told
-from serving.cli.options import HTTP_FLAGS, takes
+from serving.cli.options import HTTP_FLAGS, checked_import_path, takes
 from serving.config import HTTPOptions, LoggingConfig
 from serving.configfile.importing import Wanted, import_one
 from serving.exceptions import ClusterError, ServingError
@@ -55,7 +55,9 @@ def run(
             "with `serving shutdown`"
         )
     if not is_config(target):
-        served: _Served = _Application(target, name or "default", route_prefix or "/", app_dir)
+        served: _Served = _Application(
+            checked_import_path(target), name or "default", route_prefix or "/", app_dir
+        )
     elif name is None and route_prefix is None:
         served = _ConfigFile(Path(target), app_dir)
     else:

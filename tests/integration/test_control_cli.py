@@ -156,7 +156,9 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
 def test_wrong_import_path_is_one_line(folder: Path, import_path: str, message: str) -> None:
     (folder / "runs.py").write_text("from app import app, serving\nserving.run(app)\n")
     with serving_run(folder, import_path) as process:
-        assert process.wait(30) == ExitCode.DEPLOY_FAILED
+        is_malformed = "is not of the form" in message
+        expected = ExitCode.USAGE if is_malformed else ExitCode.DEPLOY_FAILED
+        assert process.wait(30) == expected
         assert process.stdout is not None
         output = process.stdout.read()
 

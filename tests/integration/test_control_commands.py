@@ -180,7 +180,11 @@ def test_logs_are_told_by_application_and_by_replica(url: str) -> None:
     assert one in of_application
     assert other in of_application
     until(lambda: "/talk GET /talk 200" in serving_command("logs", "--app", "talk"))
-    assert serving_command("logs", "--app", "nothing") == ""
+    for option, known in (("--app", "talk"), ("--replica", f"{one}, {other}")):
+        said = serving_command("logs", option, "nothing", expected=1)
+        assert said.startswith(f"serving: no {'application' if option == '--app' else 'replica'} ")
+        assert "'nothing' runs, nor is it in the log; there are: " in said
+        assert known in said
     assert len(serving_command("logs", "--app", "talk", "--tail", "3").splitlines()) == 3
 
 
@@ -267,6 +271,24 @@ def test_commands_without_a_cluster_say_so(monkeypatch: pytest.MonkeyPatch, tmp_
         assert "no cluster runs" in serving_command(*command, expected=1)
     assert "no log" in serving_command("logs", expected=1)
     assert serving_command("shutdown") == "No cluster runs\n"
+
+
+def test_start_that_cannot_be_names_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    isolate(monkeypatch, tmp_path)
+
+    said = serving_command("start", "--http-host", "http://x", expected=1)
+    assert said.startswith("serving: cannot listen on 'http://x', which is no address and no name ")
+    assert len(said.splitlines()) == 1
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SERVING_STATE_DIR", str(tmp_path / "file" / "state"))
+    said = serving_command("start", expected=1)
+    assert said == (
+        f"serving: {tmp_path}/file/state cannot be written: Not a directory; SERVING_STATE_DIR "
+        "names the folder of the cluster\n"
+    )
 
 
 def test_start_with_the_admin_port_taken_warns_and_serves(
