@@ -25,7 +25,7 @@ from serving.code import name_of
 from serving.deployment import Application, Deployment
 from serving.exceptions import ServingError
 from serving.names import check_import_path
-from serving.specs import Overrides, UnknownDeploymentError, application_spec
+from serving.specs import OptionError, Overrides, UnknownDeploymentError, application_spec
 
 
 class ImportPathError(Exception):
@@ -156,6 +156,8 @@ def _specified(
         )
     except UnknownDeploymentError as error:
         return {"error": str(error), "path": ["deployments", error.name]}, b""
+    except OptionError as error:
+        return {"error": str(error), "path": ["deployments", error.deployment, *error.option]}, b""
     except (ServingError, TypeError, ValueError) as error:
         return {"error": str(error), "path": ["import_path"]}, b""
     return {"given": seen.given}, spec.SerializeToString()

@@ -234,6 +234,18 @@ def _deployment_spec(
     return spec
 
 
+class OptionError(ValueError):
+    """An option of a deployment names what is not there."""
+
+    def __init__(self, deployment: str, option: tuple[str, ...], problem: str) -> None:
+        super().__init__(f"deployment {deployment!r}: option {'.'.join(option)!r}: {problem}")
+        self.deployment = deployment
+        self.option = option
+
+
+_POLICY = ("autoscaling_config", "policy", "policy_function")
+
+
 class _Packages:
     """The files of runtime_envs. What deployments share is read once."""
 
@@ -255,10 +267,8 @@ class _Packages:
                 self._package(module, is_module=True) for module in env.py_modules or ()
             )
         except packages.PackageError as error:
-            raise ValueError(
-                f"deployment {spec.name!r}: option 'ray_actor_options.runtime_env.{option}': "
-                f"{error}"
-            ) from None
+            path = ("ray_actor_options", "runtime_env", option)
+            raise OptionError(spec.name, path, str(error)) from None
 
     def _package(self, path: str, *, is_module: bool) -> pb.Package:
         source = Path(os.path.abspath(os.path.expanduser(path)))
@@ -287,15 +297,9 @@ def _imported(path: str, deployment: str) -> Callable[..., Any]:
     try:
         found = operator.attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"deployment {deployment!r}: option 'autoscaling_config.policy.policy_function': "
-            f"{path!r} cannot be imported: {error}"
-        ) from error
+        raise OptionError(deployment, _POLICY, f"{path!r} cannot be imported: {error}") from error
     if not callable(found):
-        raise ValueError(
-            f"deployment {deployment!r}: option 'autoscaling_config.policy.policy_function': "
-            f"{path!r} is no function"
-        )
+        raise OptionError(deployment, _POLICY, f"{path!r} is no function")
     return cast("Callable[..., Any]", found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from serving import progress
 from serving.cli.config_files import ReadConfig, read_config
 from serving.cli.deploy import AppDir
 from serving.cli.exit_codes import ExitCode, told
+from serving.configfile import lookup
 from serving.configfile.importing import ApplicationImportError, import_all, wanted
 from serving.configfile.mistakes import ConfigError, Mistake
 
@@ -35,12 +37,19 @@ def _check(file: Path, imports: bool, app_dir: Path, timeout_s: float) -> bool:
     except ConfigError as error:
         progress.say(told(error))
         return False
-    mistakes = _import_mistakes(read, app_dir, timeout_s) if imports else []
+    mistakes = list((_import_mistakes if imports else _lookup_mistakes)(read, app_dir, timeout_s))
     for line in read.told(mistakes):
         progress.say(line)
     if not mistakes:
         typer.echo(f"{file}: no mistakes")
     return not mistakes
+
+
+def _lookup_mistakes(read: ReadConfig, app_dir: Path, _timeout_s: float) -> Iterator[Mistake]:
+    for index, each in enumerate(read.config.applications):
+        application = wanted(each, app_dir, read.base)
+        for mistake in lookup.mistakes(application.application, application.folders):
+            yield Mistake(("applications", index, *mistake.path), mistake.message)
 
 
 def _import_mistakes(read: ReadConfig, app_dir: Path, timeout_s: float) -> list[Mistake]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from serving import lifeline
+from serving.configfile.lookup import missing_files
 from serving.configfile.schema import ServeApplicationSchema, given
 from serving.exceptions import ServingError
 from serving.v1 import controller_pb2 as pb
@@ -36,7 +37,7 @@ class ApplicationImportError(ServingError):
 class Wanted:
     """An application to import."""
 
-    application: Mapping[str, Any]
+    application: dict[str, Any]
     """Its section of a config, with name, route_prefix and import_path."""
     folders: tuple[str, ...]
     """To import from, in order."""
@@ -106,7 +107,7 @@ def import_all(
 ) -> Iterator[Imported | ApplicationImportError]:
     """Imports applications, a few at a time, each in a process of its own that ends with this one.
 
-    Yields what became of each, in order.
+    Yields what became of each, in order. One whose files are not there is not imported.
     """
     deadline = time.monotonic() + timeout_s
     left = deque(applications)
@@ -128,6 +129,14 @@ def import_one(application: Wanted, *, timeout_s: float) -> Imported:
     if isinstance(found, ApplicationImportError):
         raise found
     return found
+
+
+def _holds(section: Any, path: list[str]) -> bool:
+    for key in path:
+        if not isinstance(section, dict) or key not in section:
+            return False
+        section = section[key]
+    return bool(path)
 
 
 class _Import:
@@ -172,6 +181,8 @@ class _Import:
         return folder is not None and os.path.isdir(folder)
 
     def result(self, deadline: float) -> Imported | ApplicationImportError:
+        for missing in missing_files(self._wanted.application):
+            return ApplicationImportError(missing.message, missing.path)
         import_path = self._wanted.application["import_path"]
         try:
             code = self._process.wait(max(0.0, deadline - time.monotonic()))
@@ -192,10 +203,19 @@ class _Import:
         return Imported(pb.ApplicationSpec.FromString(self._file.read()), found["given"])
 
     def _place(self, path: list[str]) -> tuple[str | int, ...]:
+        """Of what the importer tells: a deployment's option may stand in its section, or in the
+        application's, or in the code alone."""
         if path[0] != "deployments":
             return tuple(path)
-        names = [section["name"] for section in self._wanted.application["deployments"]]
-        return ("deployments", names.index(path[1]), "name")
+        application, (_, name, *option) = self._wanted.application, path
+        names = [section["name"] for section in application["deployments"]]
+        if not option:
+            return ("deployments", names.index(name), "name")
+        if name in names and _holds(application["deployments"][names.index(name)], option):
+            return ("deployments", names.index(name), *option)
+        if _holds(application, option[1:]):
+            return tuple(option[1:])
+        return ("import_path",)
 
     def close(self) -> None:
         """Ends the process if it still runs."""

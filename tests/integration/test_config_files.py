@@ -375,9 +375,11 @@ def test_check_finds_mistakes_without_a_cluster(
     (folder / "bad.yaml").write_text("applications:\n- import_path: app:apps\n")
     (folder / "worse.yaml").write_text("applications:\n- import_path: 1\n")
 
-    assert serve("check", "good.yaml", "bad.yaml", cwd=folder).splitlines() == [
+    (folder / "called.yaml").write_text("applications:\n- import_path: app:Arguments\n")
+
+    assert serve("check", "good.yaml", "called.yaml", cwd=folder).splitlines() == [
         "good.yaml: no mistakes",
-        "bad.yaml: no mistakes",
+        "called.yaml: no mistakes",
     ]
     said = serve("check", "--import", "bad.yaml", "worse.yaml", code=ExitCode.USAGE, cwd=folder)
     assert said.splitlines() == [
@@ -390,6 +392,32 @@ def test_check_finds_mistakes_without_a_cluster(
     for command in ("deploy", "check", "run"):
         said = serve(command, "nothere.yaml", code=ExitCode.USAGE, cwd=folder)
         assert said == "serving: nothere.yaml cannot be read: No such file or directory\n"
+
+
+def test_what_an_option_names_in_vain_is_told_at_its_own_line(folder: Path) -> None:
+    (folder / "options.yaml").write_text("""applications:
+- import_path: app:app
+  runtime_env:
+    working_dir: gone
+- name: policy
+  route_prefix: /policy
+  import_path: app:app
+  deployments:
+  - name: Hello
+    autoscaling_config:
+      policy:
+        policy_function: gone:function
+""")
+
+    said = serve("check", "--import", "options.yaml", code=ExitCode.USAGE, cwd=folder)
+
+    assert said.splitlines() == [
+        "options.yaml:4:18: applications[0].runtime_env.working_dir: "
+        f"there is no {folder / 'gone'}",
+        "options.yaml:12:26: applications[1].deployments[0].autoscaling_config.policy."
+        "policy_function: deployment 'Hello': option 'autoscaling_config.policy.policy_function': "
+        "'gone:function' cannot be imported: No module named 'gone'",
+    ]
 
 
 def test_schema_is_printed() -> None:
