@@ -285,6 +285,8 @@ class Autoscaler:
             return None
         step = config.get_downscaling_factor() * (target - peak)
         count = max(least, min(target - 1, math.ceil(target - step - _ROUNDING)))
+        if not count and by_load:
+            return self._to_none()
         span = f"the most in {self._fall_s:g} s"
         if by_load:
             span += f", {config.aggregation_function} of {self._rise_s:g} s"
@@ -295,6 +297,9 @@ class Autoscaler:
             return None
         if not by_load and asked:
             return None
+        return self._to_none()
+
+    def _to_none(self) -> Decision:
         return Decision(0, f"no request for {self._idle_s:g} s")
 
     def _is_idle(self, now: float) -> bool:

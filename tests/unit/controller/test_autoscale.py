@@ -340,12 +340,14 @@ def test_what_still_runs_on_a_replica_that_leaves_wakes_none() -> None:
     assert autoscaler.decide(0, 1.0).target == 0
 
 
-def test_last_replica_goes_after_its_own_delay() -> None:
-    autoscaler = scaler(min_replicas=0, downscale_to_zero_delay_s=60)
+@pytest.mark.parametrize("options", [{}, {"downscale_delay_s": 1, "look_back_period_s": 2}])
+def test_last_replica_goes_after_its_own_delay(options: dict[str, float]) -> None:
+    autoscaler = scaler(min_replicas=0, downscale_to_zero_delay_s=60, **options)
 
-    changes = simulate(autoscaler, step(10, 1.0, 0.0), HOUR_S)
+    changes = simulate(autoscaler, step(10, 1.0, 0.0), 600)
 
-    assert [(when, decision.target) for when, decision in changes] == [(70, 0)]
+    assert [decision.target for _, decision in changes] == [0]
+    assert changes[0][0] == pytest.approx(70, abs=autoscaler.period_s)
     assert changes[0][1].reason == "no request for 60 s"
 
 
