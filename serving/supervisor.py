@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import functools
 import json
@@ -36,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from serving import lifeline, ports
-from serving.engine.base import Process, ProcessSpec
-from serving.engine.local import LocalEngine
+from serving.children import Children, StartError, only_line, until_ready, wait_for_end
+from serving.engine.base import Process
 
 CONFIG_VARIABLE = "SERVING_SUPERVISOR_CONFIG"
 CLUSTER_FILE = "cluster.json"
@@ -45,34 +44,17 @@ LOCK_FILE = "lock"
 
 # A Unix socket's path is limited to 108 bytes (104 on macOS); ours add at most 22.
 _MAX_STATE_DIR_LENGTH = 80
-_READY_TIMEOUT_S = 60.0
 # Proxies with nothing open end within this time.
 _QUICK_END_S = 0.3
 # The owner is gone: nobody waits for answers. Everything is to be gone within 2 s.
 _ORPHANED_GRACE_S = 1.2
 _STABLE_AFTER_S = 10.0
 _MAX_RESTART_DELAY_S = 5.0
-_REAP_AGAIN_S = 0.1
-_PR_SET_CHILD_SUBREAPER = 36
 # How to choose another port than one that is taken.
 _CHOOSE_HTTP = "--http-port, SERVING_HTTP_PORT or http_options={'port': …}"
 _CHOOSE_ADMIN = "--admin-port, SERVING_ADMIN_PORT or admin_options={'port': …}"
 
 log = logging.getLogger("serving.supervisor")
-
-
-class StartError(Exception):
-    """The cluster cannot start; the message is for the user."""
-
-
-# gRPC's event engine passes each message through several threads of its own; its classic poller
-# saves a fifth of the time of a lone request (ARCHITECTURE.md has the figures). Its news of every
-# connection that ends are no news here. Both are read when grpc is imported, hence set by the
-# parent; the user's own choice wins.
-_GRPC = {
-    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
-    "GRPC_VERBOSITY": "ERROR",
-}
 
 
 class Supervisor:
@@ -96,7 +78,7 @@ class Supervisor:
         self._lifeline_read, self._lifeline_write = os.pipe()
 
         # Processes
-        self._engine = LocalEngine()
+        self._children = Children(self._lifeline_read)
         self._controller: Process | None = None
         self._proxies: dict[int, Process] = {}
         # By process number: what tells that a proxy takes no more connections, and the end of those
@@ -104,9 +86,6 @@ class Supervisor:
         self._farewells: dict[int, asyncio.Future[bytes]] = {}
         self._leaving: dict[Process, asyncio.Future[int | None]] = {}
         self._admin_process: Process | None = None
-        # Those that are asyncio's to reap.
-        self._children: set[int] = set()
-        self._spawning = 0
 
         # Why there is no REST API though it was asked for
         self._admin_problem = ""
@@ -187,8 +166,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        if _adopt_orphans():
-            loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+        self._children.adopt_orphans()
         lifeline.watch(lambda: loop.call_soon_threadsafe(self._on_owner_gone), kill_after_s=1.6)
 
     def _on_signal(self) -> None:
@@ -198,16 +176,6 @@ class Supervisor:
             log.warning("told to end again: killing what is left")
             self._cut_lifeline()
             self._kill_all()
-
-    def _reap_orphans(self) -> None:
-        """Frees what is left of replicas whose controller died before them. Our own children are
-        asyncio's to reap: one that has ended hides the orphans behind it for a moment."""
-        with contextlib.suppress(ChildProcessError):
-            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if self._spawning or ended.si_pid in self._children:
-                    asyncio.get_running_loop().call_later(_REAP_AGAIN_S, self._reap_orphans)
-                    return
-                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _on_owner_gone(self) -> None:
         self._orphaned = True
@@ -281,7 +249,7 @@ class Supervisor:
                     failures = 0
                     continue
                 problem = f"{name} ended with code {await process.wait()}"
-                self._children.discard(process.pid)
+                self._children.forget(process)
             except StartError as error:
                 # One that is told to end while it starts fails so, too: raised, that would break
                 # off the end of the others.
@@ -311,7 +279,7 @@ class Supervisor:
 
         def forget(_: object) -> None:
             del self._leaving[process]
-            self._children.discard(process.pid)
+            self._children.forget(process)
 
         self._leaving[process] = ended
         ended.add_done_callback(forget)
@@ -345,11 +313,11 @@ class Supervisor:
             "logging": self._logging,
             "node_options": self._node,
         }
-        process, told = await self._spawn(
+        process, told = await self._children.start(
             "serving.controller", "SERVING_CONTROLLER_CONFIG", settings
         )
         self._controller = process
-        await _until_ready("the controller", process, told)
+        await until_ready("the controller", process, told)
         return process
 
     async def _start_proxy(self, index: int) -> Process:
@@ -361,15 +329,17 @@ class Supervisor:
             "http_options": self._http,
             "logging": self._logging,
         }
-        process, told = await self._spawn("serving.proxy", "SERVING_PROXY_CONFIG", settings, fd)
+        process, told = await self._children.start(
+            "serving.proxy", "SERVING_PROXY_CONFIG", settings, fd
+        )
         self._proxies[index] = process
         farewell = os.dup(told)
         try:
-            await _until_ready(f"proxy-{index}", process, told)
+            await until_ready(f"proxy-{index}", process, told)
         except BaseException:
             os.close(farewell)
             raise
-        self._farewells[process.pid] = asyncio.ensure_future(_only_line(farewell))
+        self._farewells[process.pid] = asyncio.ensure_future(only_line(farewell))
         return process
 
     async def _start_admin(self) -> Process:
@@ -383,34 +353,12 @@ class Supervisor:
             "http_options": self._http,
             "logging": self._logging,
         }
-        process, told = await self._spawn("serving.admin", "SERVING_ADMIN_CONFIG", settings, fd)
+        process, told = await self._children.start(
+            "serving.admin", "SERVING_ADMIN_CONFIG", settings, fd
+        )
         self._admin_process = process
-        await _until_ready("the REST API", process, told)
+        await until_ready("the REST API", process, told)
         return process
-
-    async def _spawn(
-        self, module: str, variable: str, settings: dict[str, Any], *fds: int
-    ) -> tuple[Process, int]:
-        """Starts a child; returns it, and the descriptor on which it tells that it is ready."""
-        read, write = os.pipe()
-        env = {
-            **_GRPC,
-            **os.environ,
-            variable: json.dumps(settings | {"ready_fd": write}),
-            lifeline.FD_VARIABLE: str(self._lifeline_read),
-        }
-        spec = ProcessSpec(module, env=env, pass_fds=(self._lifeline_read, write, *fds))
-        self._spawning += 1
-        try:
-            process = await self._engine.start(spec)
-            self._children.add(process.pid)
-            return process, read
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            self._spawning -= 1
-            os.close(write)
 
     def _publish(self) -> None:
         """Lets others find the cluster, and tells those who wait that it is ready."""
@@ -456,16 +404,16 @@ class Supervisor:
         if not in_order:
             self._cut_lifeline()
             everyone = [*proxies, self._controller] if self._controller else proxies
-            await _ended(everyone, _ORPHANED_GRACE_S)
+            await wait_for_end(everyone, _ORPHANED_GRACE_S)
         else:
             for process in proxies:
                 process.terminate()
-            await _ended(proxies, _QUICK_END_S)
+            await wait_for_end(proxies, _QUICK_END_S)
             if self._controller:
                 self._controller.terminate()
                 # The controller bounds this itself by the deployments' graceful_shutdown_timeout_s.
                 await self._controller.wait()
-            await _ended(proxies, 1.0)
+            await wait_for_end(proxies, 1.0)
         self._cut_lifeline()
         self._kill_all()
 
@@ -491,67 +439,6 @@ class Supervisor:
             shutil.rmtree(self.state_dir, ignore_errors=True)
         elif self._lock_fd >= 0:
             (self.state_dir / CLUSTER_FILE).unlink(missing_ok=True)
-
-
-def _adopt_orphans() -> bool:
-    """Makes this process the parent of those below it whose own parent dies, see prctl(2)."""
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-
-
-async def _until_ready(name: str, process: Process, told: int) -> None:
-    """Returns once the child says on `told` that it is ready, and closes that.
-
-    Raises StartError where it says that it cannot, ends, or takes too long.
-    """
-    try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            line = await _first_line(told)
-            if not line:
-                code = await process.wait()
-                raise StartError(f"{name} ended with code {code} before it was ready")
-    except TimeoutError:
-        process.kill()
-        raise StartError(f"{name} was not ready within {_READY_TIMEOUT_S:.0f} s") from None
-    finally:
-        os.close(told)
-    if error := json.loads(line).get("error"):
-        raise StartError(f"{name} could not start: {error}")
-
-
-async def _first_line(fd: int) -> bytes:
-    """The first line that comes, or nothing where the other end is closed before its end."""
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[bytes] = loop.create_future()
-    buffer = bytearray()
-
-    def receive() -> None:
-        chunk = os.read(fd, 65536)
-        buffer.extend(chunk)
-        if (b"\n" in chunk or not chunk) and not line.done():
-            line.set_result(bytes(buffer) if chunk else b"")
-
-    loop.add_reader(fd, receive)
-    try:
-        return await line
-    finally:
-        loop.remove_reader(fd)
-
-
-async def _only_line(fd: int) -> bytes:
-    """As `_first_line`; closes the descriptor."""
-    try:
-        return await _first_line(fd)
-    finally:
-        os.close(fd)
-
-
-async def _ended(processes: list[Process], timeout_s: float) -> None:
-    """Waits until all ended, or for `timeout_s`."""
-    if processes:
-        waits = [asyncio.ensure_future(process.wait()) for process in processes]
-        _, pending = await asyncio.wait(waits, timeout=timeout_s)
-        for wait in pending:
-            wait.cancel()
 
 
 def _notify_manager() -> None:
