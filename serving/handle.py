@@ -27,6 +27,7 @@ from typing import (
 
 from serving.calls import local, payload, process
 from serving.calls.caller import Caller, Origin, Target
+from serving.calls.items import END, Items
 from serving.context import RequestScope, current_replica, current_request
 from serving.exceptions import CodeNotPortableError, RequestCancelledError
 
@@ -36,7 +37,6 @@ First = TypeVar("First")
 R_co = TypeVar("R_co", covariant=True)
 _OPTIONS = ("method_name", "stream", "multiplexed_model_id", "timeout_s")
 _UNSET: Any = object()
-_END: Any = object()
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as _TypeVar
@@ -442,7 +442,7 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
         scope: RequestScope | None,
     ) -> None:
         super().__init__(caller, target, origin, scope)
-        self._items = _Items(caller, target, origin, arguments, scope)
+        self._items = Items(caller, target, origin, arguments, scope)
         if self._on_loop:
             self._items.begin()
         else:
@@ -475,7 +475,7 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
             item = await self._items.next()
         else:
             item = await asyncio.wrap_future(self._next_elsewhere())
-        if item is _END:
+        if item is END:
             raise StopAsyncIteration
         return item  # type: ignore[no-any-return]
 
@@ -488,7 +488,7 @@ class DeploymentResponseGenerator(_Response, Generic[T_co]):
             item = self._next_elsewhere().result()
         except concurrent.futures.CancelledError:
             raise RequestCancelledError("the call was cancelled") from None
-        if item is _END:
+        if item is END:
             raise StopIteration
         return item  # type: ignore[no-any-return]
 
@@ -521,73 +521,6 @@ class _Loop:
     def __del__(self) -> None:
         if not self._response._items.closed:
             self._response.cancel()
-
-
-class _Items:
-    """A call that streams, on the caller's loop."""
-
-    def __init__(
-        self,
-        caller: Caller,
-        target: Target,
-        origin: Origin,
-        arguments: Awaitable[list[Any]] | list[Any],
-        scope: RequestScope | None,
-    ) -> None:
-        self.closed = False
-        self._caller = caller
-        self._target = target
-        self._origin = origin
-        self._arguments = arguments
-        self._scope = scope
-        self._opening: asyncio.Future[Any] | None = None
-        self._cancelled = False
-
-    def begin(self) -> None:
-        if self.closed:
-            return
-        self._opening = self._caller.run(self._open())
-        if self._scope is not None:
-            self._scope.opened(self.close)
-
-    def close(self) -> None:
-        """Ends the call; harmless the second time."""
-        if self.closed:
-            return
-        self.closed = self._cancelled = True
-        if self._scope is not None:
-            self._scope.closed(self.close)
-        opening = self._opening
-        if opening is None or opening.cancel() or opening.cancelled():
-            return
-        if opening.exception() is None:
-            opening.result().close()
-
-    async def next(self) -> Any:
-        """The next item, or `_END`."""
-        if self.closed:
-            if self._cancelled:
-                raise asyncio.CancelledError
-            return _END
-        assert self._opening is not None
-        try:
-            opening = self._opening
-            call = opening.result() if opening.done() else await asyncio.shield(opening)
-            item = await self._caller.item(self._target, call)
-        except BaseException:
-            self.close()
-            raise
-        if item is None:
-            self.close()
-            self._cancelled = False
-            return _END
-        return item[0]
-
-    async def _open(self) -> Any:
-        arguments = self._arguments
-        if not isinstance(arguments, list):
-            arguments = await arguments
-        return await self._caller.open(self._target, self._origin, arguments)
 
 
 def _refused(
