@@ -145,7 +145,8 @@ class LoggingConfig(Settings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
+        known = ("debug", "info", "warning", "error", "critical")
+        return value.upper() if isinstance(value, str) and value.lower() in known else value
 
 
 class NodeOptions(Settings):
@@ -389,7 +390,7 @@ class PlainOptions(Settings):
 
     num_replicas: Annotated[
         int, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
-    ] = Field(default=1, ge=0)
+    ] = 1
     """Processes that run a copy of the deployment each. "auto": as many as the load asks for, from
     1 to 100, unless `autoscaling_config` says otherwise."""
     autoscaling_config: AutoscalingConfig | None = None
@@ -451,12 +452,20 @@ class PlainOptions(Settings):
             object.__setattr__(self, "num_replicas", self.autoscaling_config.first_replicas)
         return self
 
+    @field_validator("num_replicas", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError("must be a whole number or 'auto'")
+        return value
+
     @field_validator("num_replicas")
     @classmethod
     def _at_least_one(cls, value: int) -> int:
-        if value == 0:
+        if value < 1:
             raise ValueError(
-                "0 would never serve a request; use 1 or more, or serving.delete() to stop it"
+                f"{value} would never serve a request; use 1 or more, or serving.delete() to "
+                "stop it"
             )
         return value
 

@@ -176,6 +176,13 @@ class ServeApplicationSchema(_Section, Settings):
 class HTTPOptionsSchema(_Section, HTTPOptions):
     """How the proxies listen to HTTP clients. Taken when the cluster starts."""
 
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if "/" in value or any(map(str.isspace, value)):
+            raise ValueError("must be an address or a name alone, as '127.0.0.1' or 'localhost'")
+        return value
+
     ssl_keyfile_password: None = None
     """Refused: the key file must not be encrypted."""
     ssl_ca_certs: None = None

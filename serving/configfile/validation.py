@@ -21,6 +21,7 @@ _RENAMED = {
     "max_concurrent_queries": "max_ongoing_requests",
     "target_num_ongoing_requests_per_replica": "target_ongoing_requests",
 }
+_NO_APPLICATIONS = "is empty: a deploy of this deletes all applications that run"
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -55,8 +56,10 @@ def checked(values: Any) -> ServeDeploySchema:
 
 
 def ignored(config: ServeDeploySchema) -> list[Mistake]:
-    """What the config asks for that does nothing here, with reasons."""
-    return list(_ignored(config, ()))
+    """What the config asks for that does nothing here, with reasons; and where it asks to delete
+    all that runs."""
+    empty = [] if config.applications else [Mistake(("applications",), _NO_APPLICATIONS)]
+    return [*empty, *_ignored(config, ())]
 
 
 def _ignored(section: BaseModel, path: Path) -> Iterator[Mistake]:

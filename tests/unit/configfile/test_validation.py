@@ -130,3 +130,10 @@ def test_values_from_elsewhere_are_told_without_lines() -> None:
 def test_no_values_are_too_odd_to_be_told(values: object) -> None:
     with pytest.raises(ConfigError):
         checked(values)
+
+
+def test_config_without_applications_is_warned_of() -> None:
+    (warning,) = ignored(checked({"applications": []}))
+    assert str(warning) == (
+        "applications: is empty: a deploy of this deletes all applications that run"
+    )

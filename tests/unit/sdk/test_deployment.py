@@ -128,8 +128,8 @@ def test_unknown_option_is_named_with_its_neighbours(options: Any, message: str)
     ("options", "message"),
     [
         ({"num_replicas": 0}, "'num_replicas': 0 would never serve a request; use 1 or more"),
-        ({"num_replicas": "3"}, "'num_replicas': .*valid integer; got '3'"),
-        ({"num_replicas": -1}, "'num_replicas'.*got -1"),
+        ({"num_replicas": "3"}, "'num_replicas': must be a whole number or 'auto'; got '3'"),
+        ({"num_replicas": -1}, "'num_replicas': -1 would never serve a request; .*got -1"),
         ({"max_ongoing_requests": 0}, "'max_ongoing_requests'.*greater than 0; got 0"),
         ({"max_queued_requests": -2}, "'max_queued_requests'"),
         ({"user_config": object()}, "'user_config': must be what JSON can hold"),
