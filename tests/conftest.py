@@ -40,17 +40,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
     """Waits for the test's turn before anything of it begins, its time limit included."""
     if not hasattr(item.config, "workerinput"):
         return (yield)
-    # Who wants to be alone holds the gate meanwhile, so that it waits for none that came later.
-    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
-    with open(GATE) as gate, open(TURN) as turn:
-        fcntl.flock(gate, kind)
-        fcntl.flock(turn, kind)
-        fcntl.flock(gate, fcntl.LOCK_UN)
+    turn = item.config.stash.setdefault(TURN_OF_WORKER, Turn())
+    turn.take(fcntl.LOCK_EX if _is_alone(item) else fcntl.LOCK_SH)
+    try:
         return (yield)
+    finally:
+        # Those alone that follow each other do so in one turn: all others had to end for it.
+        if not (_is_alone(item) and nextitem is not None and _is_alone(nextitem)):
+            turn.give_back()
+
+
+class Turn:
+    """The right to run a test, of this worker: beside those of others, or alone."""
+
+    def __init__(self) -> None:
+        self._locked: int | None = None
+
+    def take(self, kind: int) -> None:
+        """Waits for it, unless it was kept."""
+        if self._locked is not None:
+            return
+        # Who wants to be alone holds the gate meanwhile, so that it waits for none that came later.
+        with open(GATE) as gate:
+            fcntl.flock(gate, kind)
+            self._locked = os.open(TURN, os.O_RDONLY)
+            fcntl.flock(self._locked, kind)
+
+    def give_back(self) -> None:
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
+
+
+TURN_OF_WORKER = pytest.StashKey[Turn]()
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
