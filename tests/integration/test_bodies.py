@@ -93,6 +93,7 @@ def test_answer_may_come_while_the_body_is_read(served: Cluster) -> None:
         assert wire.read_chunk() == b""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("size", [10, 300 * KiB, 20 * MiB])
 def test_body_that_the_handler_ignores_does_no_harm(served: Cluster, size: int) -> None:
     with served.wire() as wire:
@@ -150,6 +151,7 @@ def test_twenty_parallel_uploads_take_bounded_memory(served: Cluster) -> None:
     assert growth() < 96 * MiB
 
 
+@pytest.mark.alone
 def test_upload_that_is_cut_frees_all(served: Cluster) -> None:
     replica = the_replica()
     for _ in range(20):

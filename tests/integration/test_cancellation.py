@@ -108,6 +108,7 @@ def test_queued_requests_are_served_in_order_past_those_that_left(
 # Running.
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["handler", "stream", "dependency"])
 def test_client_that_leaves_cancels_its_handler(waits: Cluster, record: Record, kind: str) -> None:
     with begun(waits, record, kind, "it"):
@@ -119,6 +120,7 @@ def test_client_that_leaves_cancels_its_handler(waits: Cluster, record: Record, 
         record.wait_for("disposed", "it", within_s=1)
 
 
+@pytest.mark.alone
 def test_client_that_resets_the_connection_cancels_its_handler(
     waits: Cluster, record: Record
 ) -> None:
@@ -127,6 +129,7 @@ def test_client_that_resets_the_connection_cancels_its_handler(
     record.wait_for("cancelled", "it", within_s=1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("expect", ["", "expect: 100-continue"])
 def test_client_that_leaves_before_its_upload_is_over_cancels_its_handler(
     waits: Cluster, record: Record, expect: str
@@ -137,6 +140,7 @@ def test_client_that_leaves_before_its_upload_is_over_cancels_its_handler(
     record.wait_for("cancelled", "it", within_s=1)
 
 
+@pytest.mark.alone
 def test_cleaning_up_may_await(waits: Cluster, record: Record) -> None:
     with begun(waits, record, "cleaning", "it"):
         pass
@@ -147,6 +151,7 @@ def test_cleaning_up_may_await(waits: Cluster, record: Record) -> None:
     record.wait_for("cleaned", "it")
 
 
+@pytest.mark.alone
 def test_shielded_work_goes_on(waits: Cluster, record: Record) -> None:
     with begun(waits, record, "shielded", "it"):
         pass
@@ -197,6 +202,7 @@ def release(record: Record, name: str) -> None:
 # The connection between proxy and replica.
 
 
+@pytest.mark.alone
 def test_death_of_the_proxy_cancels_what_it_asked_for(waits: Cluster, record: Record) -> None:
     wires = [begun(waits, record, "handler", "plain"), begun(waits, record, "stream", "streamed")]
     proxy = the_proxy()
@@ -224,6 +230,7 @@ STORM = 1_000
 AT_ONCE = 100
 
 
+@pytest.mark.alone
 async def test_storm_of_cut_requests_leaves_nothing_behind(waits: Cluster, record: Record) -> None:
     replica = the_replica()
     for batch in range(STORM // AT_ONCE):

@@ -79,6 +79,7 @@ async def storm(handle: Handle, requests: int, chance: random.Random) -> None:
             tasks.create_task(request())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("seed", range(3))
 async def test_storm_of_cancelled_requests_leaves_nothing_behind(
     chain: Handle, mode: Mode, seed: int

@@ -477,6 +477,7 @@ def test_proxy_that_dies_comes_back_and_no_connection_is_refused(cluster: None) 
     assert named("proxy").pid != dead.pid
 
 
+@pytest.mark.alone
 def test_proxy_that_is_told_to_end_hands_over_and_tells_kept_connections(cluster: None) -> None:
     serving.run(hello.bind())
     url = f"http://127.0.0.1:{serving.status().http_port}/"

@@ -95,7 +95,8 @@ def test_answer_that_is_done_reaches_a_slow_reader_within_the_grace(
         client.connect(cluster.address)
         client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
         received = client.recv(20_000)
-        while ongoing(the_replica(NAME)):
+        replica = the_replica(NAME)
+        while ongoing(replica):
             received += client.recv(20_000)
         assert len(received) < drain.BIG
         with being_deleted(pool):
@@ -115,6 +116,7 @@ def test_stream_that_is_cut_at_the_end_of_the_grace_is_logged_as_503(cluster: Cl
     cluster.logged(r" GET /endless 503 ")
 
 
+@pytest.mark.alone
 def test_thread_that_never_returns_holds_the_end_up_no_longer_than_the_grace(
     cluster: Cluster, pool: ThreadPoolExecutor
 ) -> None:

@@ -129,6 +129,7 @@ def test_requests_beside_it_never_notice(mortal: Cluster, record: Record) -> Non
     assert set(statuses) == {200}
 
 
+@pytest.mark.alone
 def test_new_replica_takes_the_place_of_a_killed_one(mortal: Cluster, record: Record) -> None:
     before = {replica.pid for replica in replicas("root")}
     killed = mortal.get("/pid").json()
@@ -140,6 +141,7 @@ def test_new_replica_takes_the_place_of_a_killed_one(mortal: Cluster, record: Re
     until(lambda: {mortal.get("/pid").json() for _ in range(20)} == expected, within_s=5)
 
 
+@pytest.mark.alone
 def test_all_replicas_killed_at_once_are_replaced(mortal: Cluster, record: Record) -> None:
     for replica in replicas("root"):
         replica.kill()

@@ -157,6 +157,7 @@ async def test_handler_may_answer_while_the_client_sends(body_app: Cluster) -> N
 # Backpressure.
 
 
+@pytest.mark.alone
 async def test_client_that_reads_nothing_holds_back_the_generator(
     streams: Cluster, record: Record
 ) -> None:
@@ -200,6 +201,7 @@ async def test_handler_that_reads_nothing_holds_back_the_client(waits: Cluster) 
 # Ends before the end.
 
 
+@pytest.mark.alone
 def test_cancelled_call_cancels_its_handler(waits: Cluster, record: Record) -> None:
     with replica() as stub:
         call = stub.Invoke(iter([request("GET", "/handler/it")]))
@@ -210,6 +212,7 @@ def test_cancelled_call_cancels_its_handler(waits: Cluster, record: Record) -> N
     until(lambda: ongoing(the_replica()) == 0, within_s=1)
 
 
+@pytest.mark.alone
 async def test_cancelled_call_of_an_aio_client_cancels_its_handler(
     waits: Cluster, record: Record
 ) -> None:
@@ -225,6 +228,7 @@ async def test_cancelled_call_of_an_aio_client_cancels_its_handler(
     record.wait_for("cancelled", "it", within_s=1)
 
 
+@pytest.mark.alone
 def test_lost_channel_cancels_its_handler(waits: Cluster, record: Record) -> None:
     with replica() as stub:
         call = stub.Invoke(iter([request("GET", "/handler/it")]))
@@ -234,6 +238,7 @@ def test_lost_channel_cancels_its_handler(waits: Cluster, record: Record) -> Non
     record.wait_for("cancelled", "it", within_s=1)
 
 
+@pytest.mark.alone
 def test_deadline_cancels_the_handler(waits: Cluster, record: Record) -> None:
     with replica() as stub:
         call = stub.Invoke(iter([request("GET", "/handler/it")]), timeout=1)
@@ -271,6 +276,7 @@ GARBAGE: dict[str, list[InvokeRequest]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_an_invalid_argument(body_app: Cluster, garbage: str) -> None:
     with replica() as stub:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -39,6 +40,7 @@ from tests.support.processes import processes
 ROLLED_OUT_WITHIN_S = 2.0
 SOAK_S = float(os.environ.get("SERVING_SOAK_S", "180"))
 KILLED_EVERY_S = 3.0
+COMMAND = Path(sys.executable).parent / "serving"
 
 
 @serving.deployment(num_replicas=2)
@@ -238,47 +240,61 @@ def test_second_controller_on_one_folder_is_refused_and_nothing_is_lost(cluster:
 
 
 @pytest.mark.alone
-def test_cluster_that_ended_comes_back_with_its_applications_unless_it_was_shut_down(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "within_s"),
+    [(signal.SIGKILL, 2.0), (signal.SIGTERM, DEADLINE_S)],
+    ids=["killed", "told to end"],
+)
+def test_cluster_that_ended_comes_back_with_its_applications(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals, within_s: float
 ) -> None:
     """With their code as it was deployed, too."""
     isolate(monkeypatch, tmp_path)
-    command = Path(sys.executable).parent / "serving"
     file = tmp_path / "from_a_file.py"
     file.write_text("import serving\n@serving.deployment\ndef told():\n    return 'deployed'\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "from_a_file", raising=False)
     from_a_file = importlib.import_module("from_a_file")
-
-    def started() -> None:
-        subprocess.run([command, "start", "--port", "0"], check=True, timeout=DEADLINE_S)
-
-    def ended_by(number: signal.Signals, within_s: float) -> None:
+    with started_by_command():
+        serving.run(Versioned.options(num_replicas=1).bind("one"))
+        serving.run(from_a_file.told.bind(), name="file", route_prefix="/file")
+        serving.run(from_a_file.told.bind(), name="gone", route_prefix="/gone")
+        serving.delete("gone")
+        file.write_text("edited (")
         supervisor = json.loads((tmp_path / "state" / "cluster.json").read_text())["pid"]
         everyone = [psutil.Process(supervisor), *descendants(supervisor)]
+
         os.kill(supervisor, number)
+
         assert not still_running(everyone, within_s=within_s)
+        with pytest.raises(ClusterError):
+            serving.delete("default")
+        start_by_command()
+        assert get().text == "one"  # it waits for the first replica
+        until(lambda: serving.status().applications["default"].status == "RUNNING")
+        assert get("/file").text == "deployed"
+        assert serving.status().applications.keys() == {"default", "file"}
 
-    started()
-    try:
-        serving.run(Versioned.bind("one"))
-        serving.run(Versioned.bind("two"), name="two", route_prefix="/two")
-        serving.delete("two")
-        serving.run(from_a_file.told.bind(), name="file", route_prefix="/file")
-        file.write_text("edited (")
-        for number, within_s in ((signal.SIGKILL, 2.0), (signal.SIGTERM, DEADLINE_S)):
-            ended_by(number, within_s)
-            with pytest.raises(ClusterError):
-                serving.delete("default")
 
-            started()
-            assert get().text == "one"  # it waits for the first replica
-            until(lambda: serving.status().applications["default"].status == "RUNNING")
-            assert get("/file").text == "deployed"
-            assert serving.status().applications.keys() == {"default", "file"}
-    finally:
-        subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
-    started()
-    try:
+def test_cluster_that_was_shut_down_starts_with_no_application(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    isolate(monkeypatch, tmp_path)
+    with started_by_command():
+        serving.run(Versioned.options(num_replicas=1).bind("one"))
+
+    with started_by_command():
         assert not serving.status().applications
+
+
+@contextlib.contextmanager
+def started_by_command() -> Iterator[None]:
+    start_by_command()
+    try:
+        yield
     finally:
-        subprocess.run([command, "shutdown"], check=True, timeout=DEADLINE_S)
+        subprocess.run([COMMAND, "shutdown"], check=True, timeout=DEADLINE_S)
+
+
+def start_by_command() -> None:
+    subprocess.run([COMMAND, "start", "--port", "0"], check=True, timeout=DEADLINE_S)

@@ -79,6 +79,7 @@ def test_server_sent_events_come_one_a_chunk(streams: Cluster) -> None:
     assert events == [b"id: %d\ndata: {}\n\n" % number for number in range(3)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["async", "sync"])
 def test_reader_that_reads_nothing_holds_back_its_generator_alone(
     streams: Cluster, record: Record, kind: str
@@ -103,6 +104,7 @@ def test_reader_that_reads_nothing_holds_back_its_generator_alone(
     assert grown < 16 * MiB
 
 
+@pytest.mark.alone
 def test_reader_that_reads_again_gets_all_of_it(streams: Cluster, record: Record) -> None:
     with ask(streams, "/endless/async") as wire:
         settled(lambda: streams.get("/produced").json())
@@ -112,6 +114,7 @@ def test_reader_that_reads_again_gets_all_of_it(streams: Cluster, record: Record
     record.wait_for("closed", within_s=1)
 
 
+@pytest.mark.alone
 def test_slow_readers_together_take_bounded_memory(streams: Cluster, record: Record) -> None:
     produced_before = streams.get("/produced").json()
     processes = the_proxy(), the_replica()
@@ -145,6 +148,7 @@ def test_error_in_mid_stream_breaks_the_connection(streams: Cluster, kind: str) 
     assert "Traceback" in logged[0]
 
 
+@pytest.mark.alone
 def test_client_that_leaves_early_is_no_error(streams: Cluster, record: Record) -> None:
     errors = streams.log().count("Traceback")
     with ask(streams, "/endless/async") as wire:

@@ -146,6 +146,7 @@ def test_websocket_to_no_application_is_refused(cluster: Cluster) -> None:
 # Closes.
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("code", "reason"), [(1000, ""), (1001, "away"), (3999, "ä" * 60), (4000, "own")]
 )
@@ -201,6 +202,7 @@ def test_killed_replica_closes_with_1011(cluster: Cluster, tmp_path: Path) -> No
 # Departures.
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("path", ["/echo", "/waits", "/notices", "/flood"])
 @pytest.mark.parametrize("how", ["end", "reset"])
 def test_handler_hears_of_a_client_that_is_gone(
@@ -216,6 +218,7 @@ def test_handler_hears_of_a_client_that_is_gone(
     until(lambda: ongoing(the_replica()) == 0, within_s=1)
 
 
+@pytest.mark.alone
 def test_two_hundred_clients_cut_in_mid_frame_are_missed(served: Cluster, record: Record) -> None:
     wires = [handshaken(served, "/echo") for _ in range(200)]
     until(lambda: ongoing(the_replica()) == 200)
@@ -243,6 +246,7 @@ async def test_two_hundred_talk_at_once(served: Cluster) -> None:
             group.create_task(talk(number))
 
 
+@pytest.mark.alone
 def test_reader_that_reads_nothing_holds_back_its_handler_alone(
     served: Cluster, record: Record
 ) -> None:

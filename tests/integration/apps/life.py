@@ -195,7 +195,7 @@ class EndsAsync:
 
     async def shutdown(self) -> None:
         self.record.note("shutdown")
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     async def __del__(self) -> None:
         await asyncio.sleep(0)
