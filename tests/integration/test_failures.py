@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -139,6 +140,16 @@ def test_new_replica_takes_the_place_of_a_killed_one(mortal: Cluster, record: Re
     until(lambda: record.count("constructed") == 3, within_s=5)
     expected = (before - {killed}) | {int(record.notes()[-1].split()[1])}
     until(lambda: {mortal.get("/pid").json() for _ in range(20)} == expected, within_s=5)
+
+
+@pytest.mark.alone
+def test_killed_replica_is_missed_within_a_second(mortal: Cluster, record: Record) -> None:
+    killed = mortal.get("/pid").json()
+
+    os.kill(killed, signal.SIGKILL)
+
+    said = rf"\(pid {killed}\): the process ended with signal 9 while it served"
+    until(lambda: re.search(said, mortal.log()), within_s=1.0)
 
 
 @pytest.mark.alone
