@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -217,6 +218,35 @@ def test_store_that_cannot_be_read_is_told_and_what_runs_serves_on(cluster: None
         store.write_bytes(good)
         store.with_name(f"{STORE_FILE}-wal").write_bytes(wal)
         until(lambda: serving.status().applications["default"].status == "RUNNING")
+    assert load.answers.keys() == {"200 one"}
+
+
+def test_record_that_cannot_be_read_fails_its_application_and_the_other_serves_on(
+    cluster: None,
+) -> None:
+    serving.run(Versioned.bind("one"))
+    serving.run(Versioned.bind("two"), name="damaged", route_prefix="/damaged")
+    with Load().running() as load:
+        (supervisor,) = processes("serving.supervisor")
+        supervisor.suspend()  # it starts no controller meanwhile
+        try:
+            controller = the_controller()
+            controller.kill()
+            assert not still_running([controller], within_s=DEADLINE_S)
+            with contextlib.closing(sqlite3.connect(state_dir() / STORE_FILE)) as db, db:
+                db.execute("UPDATE versions SET spec = x'ff' WHERE application = 'damaged'")
+        finally:
+            supervisor.resume()
+
+        until(lambda: serving.status().applications["default"].status == "RUNNING")
+        damaged = serving.status().applications["damaged"]
+        assert damaged.status == "DEPLOY_FAILED"
+        assert "cannot be read" in damaged.message
+        answered = sum(load.answers.values())
+        until(lambda: sum(load.answers.values()) > answered + 20)
+
+        serving.run(Versioned.bind("three"), name="damaged", route_prefix="/damaged")
+        assert get("/damaged").text == "three"
     assert load.answers.keys() == {"200 one"}
 
 
