@@ -10,7 +10,7 @@ PYTHON_OLDEST ?= $(call first_python,python3.11 python3.12 python3.13 python3)
 
 BIN := .venv/bin
 # Most tests wait more than they compute. `make test WORKERS=0` runs them one by one.
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST_ARGS ?=
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # Tests start some thousand processes: each would compile the package anew.

@@ -173,7 +173,7 @@ GRAPHS = st.fixed_dictionaries(
 ).map(lambda graph: {**graph, "D": set[str]()})
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     GRAPHS,
     st.frozensets(st.sampled_from("ABCD"), max_size=2),
