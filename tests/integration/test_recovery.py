@@ -201,13 +201,14 @@ def test_delete_goes_on_after_a_kill(cluster: None) -> None:
 def test_store_that_cannot_be_read_is_told_and_what_runs_serves_on(cluster: None) -> None:
     serving.run(Versioned.bind("one"))
     store = state_dir() / STORE_FILE
+    files = [store, store.with_name(f"{STORE_FILE}-wal")]  # which alone may hold all that there is
     with Load().running() as load:
         controller = the_controller()
         controller.send_signal(signal.SIGSTOP)
         damaged = b"not a database" * 1000
-        good = store.read_bytes()
-        wal = store.with_name(f"{STORE_FILE}-wal").read_bytes()
-        store.write_bytes(damaged)
+        good = [file.read_bytes() for file in files]
+        for file in files:
+            file.write_bytes(damaged)
         controller.kill()
 
         until(lambda: len(processes("serving.controller")) == 0)
@@ -215,8 +216,8 @@ def test_store_that_cannot_be_read_is_told_and_what_runs_serves_on(cluster: None
         until(lambda: sum(load.answers.values()) > answered + 20)
         assert store.read_bytes() == damaged
 
-        store.write_bytes(good)
-        store.with_name(f"{STORE_FILE}-wal").write_bytes(wal)
+        for file, content in zip(files, good, strict=True):
+            file.write_bytes(content)
         until(lambda: serving.status().applications["default"].status == "RUNNING")
     assert load.answers.keys() == {"200 one"}
 
