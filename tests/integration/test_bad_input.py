@@ -50,7 +50,7 @@ class Takes:
         pytest.param(
             lambda: deploy(num_replicas="two")(handler),
             ValueError,
-            "deployment 'handler': option 'num_replicas': .*integer; got 'two'",
+            "'handler': option 'num_replicas': must be a whole number or 'auto'; got 'two'",
             id="wrong-type",
         ),
         pytest.param(
