@@ -39,9 +39,9 @@ class Room:
             reason = self._ledger.impossible(request_of(spec.name, deployment))
             if reason:
                 raise TooLargeError(
-                    f"deployment {deployment.name!r} asks for more than any machine has, for each "
-                    f"replica {reason}; change its ray_actor_options, or start the cluster with "
-                    "other node_options"
+                    f"application {spec.name!r}: deployment {deployment.name!r} asks for more than "
+                    f"any machine has, for each replica {reason}; change its ray_actor_options, or "
+                    "start the cluster with other node_options"
                 )
 
     def take(self, deployment: DeploymentState, replica: ReplicaProcess) -> bool:

@@ -6,7 +6,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from serving.schema import DeploymentStatusOverview, ServeStatus
+from serving.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatusOverview,
+    ServeStatus,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,12 +46,17 @@ def _head(known: ServeStatus) -> Iterator[str]:
 def _applications(known: ServeStatus) -> Iterator[str]:
     for name, application in known.applications.items():
         yield f"{name}: {application.status}, {application.route_prefix or 'no HTTP'}"
-        if not application.deployments and application.message:
-            yield f"  {application.message}"
+        yield from (f"  {line}" for line in _own_message(application).splitlines())
         for deployment, overview in application.deployments.items():
             yield f"  {deployment}: {overview.status}, {_counts(overview)}"
             yield from (f"    {line}" for line in overview.message.splitlines())
             yield from (f"    {line}" for line in _details(overview))
+
+
+def _own_message(application: ApplicationStatusOverview) -> str:
+    """What its deployments do not tell: of one that runs, that it was rolled back, say."""
+    is_told = application.deployments and application.status != ApplicationStatus.RUNNING
+    return "" if is_told else application.message
 
 
 def _counts(overview: DeploymentStatusOverview) -> str:
@@ -78,7 +88,7 @@ def table(known: ServeStatus) -> RenderableType:
     for name, application in known.applications.items():
         route = application.route_prefix or "no HTTP"
         status = Text(application.status, _COLOURS.get(application.status, "red"))
-        why = "" if application.deployments else application.message
+        why = _own_message(application)
         shown.add_row(Text(name), Text(route, "dim"), status, "", Text(why))
         for deployment, overview in application.deployments.items():
             status = Text(overview.status, _COLOURS.get(overview.status, "red"))

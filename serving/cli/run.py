@@ -17,6 +17,7 @@ from serving.cli.config_files import is_config, read_config, report
 from serving.cli.exit_codes import WrongArgumentError, told
 from serving.cli.options import HTTP_FLAGS, checked_import_path, takes
 from serving.config import HTTPOptions, LoggingConfig
+from serving.configfile.deploying import refusals_told
 from serving.configfile.importing import Wanted, import_one
 from serving.exceptions import ClusterError, ServingError
 
@@ -117,7 +118,8 @@ class _Application:
     def deploy(self, salt: str = "") -> None:
         found = import_one(Wanted(self._section, self._folders, salt), timeout_s=math.inf)
         found.spec.config_json = json.dumps(self._section)
-        api.deploy(found.spec)
+        with refusals_told():
+            api.deploy(found.spec)
 
 
 class _ConfigFile:

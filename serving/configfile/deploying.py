@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -87,15 +88,22 @@ def deploy_config(
     if outcome.failures:
         return outcome
     before = controller.generations()
-    try:
+    with refusals_told():
         outcome.generations = controller.deploy(*specs, alone=True)
-    except ValueError as error:  # more than any machine has, or files that change
-        raise ConfigError([Mistake((), str(error))]) from None
     outcome.unchanged = {
         name for name, generation in outcome.generations.items() if before.get(name) == generation
     }
     outcome.deleted = [name for name in before if name not in outcome.generations]
     return outcome
+
+
+@contextlib.contextmanager
+def refusals_told() -> Iterator[None]:
+    """Gives what the cluster refuses, as more than any machine has, as a mistake of the config."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError([Mistake((), f"{error}. Nothing was changed")]) from None
 
 
 def application_json(application: ServeApplicationSchema) -> str:

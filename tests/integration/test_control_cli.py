@@ -138,6 +138,14 @@ def test_reload_prints_a_mistake_and_keeps_the_old_version(folder: Path) -> None
         read_until(process, "SyntaxError")
         assert requests.get(url, timeout=20).text == "one"
 
+        app = (folder / "app.py").read_text()
+        large = "@serving.deployment(ray_actor_options={'num_gpus': 99})"
+        (folder / "texts.py").write_text("TEXT = 'two'\n")
+        (folder / "app.py").write_text(app.replace("@serving.deployment", large))
+        read_until(process, "deployment 'hello' asks for more than any machine has")
+        assert requests.get(url, timeout=20).text == "one"
+
+        (folder / "app.py").write_text(app)
         (folder / "texts.py").write_text("TEXT = 'three'\n")
         read_until(process, "is ready at")
         assert requests.get(url, timeout=20).text == "three"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -76,3 +77,16 @@ def test_table_tells_the_same() -> None:
 
 def test_cluster_without_applications_says_so() -> None:
     assert lines(ServeStatus()) == ["No applications"]
+
+
+def test_message_of_an_application_that_runs_is_told() -> None:
+    back = "rolled back from generation 5"
+    shop = STATUS.applications["shop"]
+    running = replace(shop, status=ApplicationStatus.RUNNING, message=back)
+    output = io.StringIO()
+
+    Console(file=output, width=200).print(table(replace(STATUS, applications={"shop": running})))
+
+    assert back in output.getvalue()
+    assert f"  {back}" in lines(replace(STATUS, applications={"shop": running}))
+    assert f"  {shop.message}" not in lines(STATUS)
