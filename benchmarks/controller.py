@@ -19,7 +19,6 @@ import logging
 import multiprocessing
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from typing import Any
 
 import grpc
 
+from serving.controller.__main__ import raise_file_limit
 from serving.controller.packages import PackageStore
 from serving.controller.publisher import Publisher
 from serving.controller.reconciler import Reconciler
@@ -83,11 +83,6 @@ def answer(folder: str, count: int, has_check: bool, pipe: Connection) -> None:
 
 def read(path: Path) -> pb.ReplicaSpec:
     return pb.ReplicaSpec.FromString(path.read_bytes())
-
-
-def raise_file_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Process:
