@@ -112,6 +112,41 @@ class HTTPOptions(Settings):
         return self
 
 
+class gRPCOptions(Settings):
+    """How the proxies listen to gRPC clients. They do so where `grpc_servicer_functions` are
+    given."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. "0.0.0.0" opens it to the network."""
+    port: int = Field(default=9000, ge=0, le=65535)
+    """TCP port; 0 picks a free one, which `serving.status()` tells."""
+    grpc_servicer_functions: list[str] = []
+    """Import paths of the generated functions of the services that are served, as
+    "helloworld_pb2_grpc.add_GreeterServicer_to_server"."""
+    request_timeout_s: PositiveFloat | None = Field(default=None, strict=False)
+    """Seconds that a call may take as a whole; then the client gets DEADLINE_EXCEEDED. None: as
+    long as the client gives it."""
+    enable_reflection: bool = False
+    """Tell clients that ask of the services and their messages (gRPC server reflection)."""
+    max_receive_message_bytes: PositiveInt = 100 * 1024 * 1024
+    """Bytes of one message of a client, at most; with more its call gets RESOURCE_EXHAUSTED."""
+    max_send_message_bytes: PositiveInt = 100 * 1024 * 1024
+    """Bytes of one message to a client, at most; with more its call gets RESOURCE_EXHAUSTED."""
+    ssl_certfile: str | None = None
+    """Certificate chain in PEM form; together with `ssl_keyfile` the port speaks TLS."""
+    ssl_keyfile: str | None = None
+    ssl_ca_certs: str | None = None
+    """Certificates in PEM form: clients must show one that these have signed."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> gRPCOptions:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile go together")
+        if self.ssl_ca_certs is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_ca_certs needs ssl_certfile and ssl_keyfile")
+        return self
+
+
 class AdminOptions(Settings):
     """Where the REST API answers."""
 

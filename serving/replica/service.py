@@ -144,7 +144,7 @@ class _InvokeCall:
 
     async def _read_request(self) -> ClientFrames:
         message: Any = await self._context.read()
-        if message is grpc.aio.EOF or message.WhichOneof("message") != "request":
+        if message is grpc.aio.EOF or message.WhichOneof("part") != "request":
             await self._refuse("the first message must hold a request")
         request = message.request
         if request.websocket:
@@ -166,7 +166,7 @@ class _InvokeCall:
             message = await self._context.read()
             if message is grpc.aio.EOF:
                 return b"", True
-            if message.WhichOneof("message") != "body":
+            if message.WhichOneof("part") != "body":
                 await self._refuse("the messages after the first must hold parts of the body")
             self._rest = message.body
         data, self._rest = self._rest[:SLICE], self._rest[SLICE:]

@@ -459,8 +459,20 @@ class ShutdownResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GrpcSettings(_message.Message):
+    __slots__ = ("servicer_functions", "sys_path", "max_receive_message_bytes", "max_send_message_bytes")
+    SERVICER_FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    MAX_RECEIVE_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEND_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    servicer_functions: _containers.RepeatedScalarFieldContainer[str]
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    max_receive_message_bytes: int
+    max_send_message_bytes: int
+    def __init__(self, servicer_functions: _Optional[_Iterable[str]] = ..., sys_path: _Optional[_Iterable[str]] = ..., max_receive_message_bytes: _Optional[int] = ..., max_send_message_bytes: _Optional[int] = ...) -> None: ...
+
 class ReplicaSpec(_message.Message):
-    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address", "working_dir", "import_folders", "node", "gpus", "sources_dir")
+    __slots__ = ("application", "replica_id", "deployment", "is_ingress", "route_prefix", "address", "control_address", "controller_address", "working_dir", "import_folders", "node", "gpus", "sources_dir", "grpc")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
@@ -474,6 +486,7 @@ class ReplicaSpec(_message.Message):
     NODE_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
     SOURCES_DIR_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
     application: str
     replica_id: str
     deployment: DeploymentSpec
@@ -487,4 +500,5 @@ class ReplicaSpec(_message.Message):
     node: str
     gpus: _containers.RepeatedScalarFieldContainer[str]
     sources_dir: str
-    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ..., working_dir: _Optional[str] = ..., import_folders: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., sources_dir: _Optional[str] = ...) -> None: ...
+    grpc: GrpcSettings
+    def __init__(self, application: _Optional[str] = ..., replica_id: _Optional[str] = ..., deployment: _Optional[_Union[DeploymentSpec, _Mapping]] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ..., address: _Optional[str] = ..., control_address: _Optional[str] = ..., controller_address: _Optional[str] = ..., working_dir: _Optional[str] = ..., import_folders: _Optional[_Iterable[str]] = ..., node: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., sources_dir: _Optional[str] = ..., grpc: _Optional[_Union[GrpcSettings, _Mapping]] = ...) -> None: ...

@@ -23,44 +23,45 @@ _sym_db = _symbol_database.Default()
 
 
 from serving.v1 import frames_pb2 as serving_dot_v1_dot_frames__pb2
+from serving.v1 import grpc_pb2 as serving_dot_v1_dot_grpc__pb2
 from serving.v1 import http_pb2 as serving_dot_v1_dot_http__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18serving/v1/replica.proto\x12\nserving.v1\x1a\x17serving/v1/frames.proto\x1a\x15serving/v1/http.proto\"V\n\rInvokeRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x17.serving.v1.HttpRequestH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"Y\n\x0eInvokeResponse\x12,\n\x08response\x18\x01 \x01(\x0b\x32\x18.serving.v1.HttpResponseH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"(\n\rHealthRequest\x12\x17\n\x0f\x63heck_timeout_s\x18\x01 \x01(\x01\"[\n\x0eHealthResponse\x12\x0f\n\x07ongoing\x18\x01 \x01(\r\x12\x12\n\nloop_lag_s\x18\x02 \x01(\x01\x12\x11\n\tunhealthy\x18\x03 \x01(\t\x12\x11\n\thas_check\x18\x04 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xc1\x01\n\x10\x44\x65scribeResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".serving.v1.DescribeResponse.State\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x18\n\x10user_config_json\x18\x04 \x01(\t\".\n\x05State\x12\x0c\n\x08STARTING\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x44RAINING\x10\x02\"f\n\x12ReconfigureRequest\x12\x1c\n\x14max_ongoing_requests\x18\x01 \x01(\r\x12\x1d\n\x10user_config_json\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_user_config_json\"$\n\x13ReconfigureResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"\x1f\n\x0c\x44rainRequest\x12\x0f\n\x07grace_s\x18\x01 \x01(\x01\"\x0f\n\rDrainResponse\"\x0f\n\rStacksRequest\"\x1e\n\x0eStacksResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\x91\x01\n\x07Replica\x12\x41\n\x07\x43onnect\x12\x18.serving.v1.ClientFrames\x1a\x18.serving.v1.ServerFrames(\x01\x30\x01\x12\x43\n\x06Invoke\x12\x19.serving.v1.InvokeRequest\x1a\x1a.serving.v1.InvokeResponse(\x01\x30\x01\x32\xe7\x02\n\x0eReplicaControl\x12?\n\x06Health\x12\x19.serving.v1.HealthRequest\x1a\x1a.serving.v1.HealthResponse\x12\x45\n\x08\x44\x65scribe\x12\x1b.serving.v1.DescribeRequest\x1a\x1c.serving.v1.DescribeResponse\x12N\n\x0bReconfigure\x12\x1e.serving.v1.ReconfigureRequest\x1a\x1f.serving.v1.ReconfigureResponse\x12<\n\x05\x44rain\x12\x18.serving.v1.DrainRequest\x1a\x19.serving.v1.DrainResponse\x12?\n\x06Stacks\x12\x19.serving.v1.StacksRequest\x1a\x1a.serving.v1.StacksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18serving/v1/replica.proto\x12\nserving.v1\x1a\x17serving/v1/frames.proto\x1a\x15serving/v1/grpc.proto\x1a\x15serving/v1/http.proto\"\x8f\x01\n\rInvokeRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x17.serving.v1.HttpRequestH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x12\'\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x17.serving.v1.GrpcRequestH\x00\x12\x11\n\x07message\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04part\"i\n\x0eInvokeResponse\x12,\n\x08response\x18\x01 \x01(\x0b\x32\x18.serving.v1.HttpResponseH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"(\n\rHealthRequest\x12\x17\n\x0f\x63heck_timeout_s\x18\x01 \x01(\x01\"[\n\x0eHealthResponse\x12\x0f\n\x07ongoing\x18\x01 \x01(\r\x12\x12\n\nloop_lag_s\x18\x02 \x01(\x01\x12\x11\n\tunhealthy\x18\x03 \x01(\t\x12\x11\n\thas_check\x18\x04 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xc1\x01\n\x10\x44\x65scribeResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".serving.v1.DescribeResponse.State\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x18\n\x10user_config_json\x18\x04 \x01(\t\".\n\x05State\x12\x0c\n\x08STARTING\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x44RAINING\x10\x02\"f\n\x12ReconfigureRequest\x12\x1c\n\x14max_ongoing_requests\x18\x01 \x01(\r\x12\x1d\n\x10user_config_json\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_user_config_json\"$\n\x13ReconfigureResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"\x1f\n\x0c\x44rainRequest\x12\x0f\n\x07grace_s\x18\x01 \x01(\x01\"\x0f\n\rDrainResponse\"\x0f\n\rStacksRequest\"\x1e\n\x0eStacksResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\x91\x01\n\x07Replica\x12\x41\n\x07\x43onnect\x12\x18.serving.v1.ClientFrames\x1a\x18.serving.v1.ServerFrames(\x01\x30\x01\x12\x43\n\x06Invoke\x12\x19.serving.v1.InvokeRequest\x1a\x1a.serving.v1.InvokeResponse(\x01\x30\x01\x32\xe7\x02\n\x0eReplicaControl\x12?\n\x06Health\x12\x19.serving.v1.HealthRequest\x1a\x1a.serving.v1.HealthResponse\x12\x45\n\x08\x44\x65scribe\x12\x1b.serving.v1.DescribeRequest\x1a\x1c.serving.v1.DescribeResponse\x12N\n\x0bReconfigure\x12\x1e.serving.v1.ReconfigureRequest\x1a\x1f.serving.v1.ReconfigureResponse\x12<\n\x05\x44rain\x12\x18.serving.v1.DrainRequest\x1a\x19.serving.v1.DrainResponse\x12?\n\x06Stacks\x12\x19.serving.v1.StacksRequest\x1a\x1a.serving.v1.StacksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.v1.replica_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INVOKEREQUEST']._serialized_start=88
-  _globals['_INVOKEREQUEST']._serialized_end=174
-  _globals['_INVOKERESPONSE']._serialized_start=176
-  _globals['_INVOKERESPONSE']._serialized_end=265
-  _globals['_HEALTHREQUEST']._serialized_start=267
-  _globals['_HEALTHREQUEST']._serialized_end=307
-  _globals['_HEALTHRESPONSE']._serialized_start=309
-  _globals['_HEALTHRESPONSE']._serialized_end=400
-  _globals['_DESCRIBEREQUEST']._serialized_start=402
-  _globals['_DESCRIBEREQUEST']._serialized_end=419
-  _globals['_DESCRIBERESPONSE']._serialized_start=422
-  _globals['_DESCRIBERESPONSE']._serialized_end=615
-  _globals['_DESCRIBERESPONSE_STATE']._serialized_start=569
-  _globals['_DESCRIBERESPONSE_STATE']._serialized_end=615
-  _globals['_RECONFIGUREREQUEST']._serialized_start=617
-  _globals['_RECONFIGUREREQUEST']._serialized_end=719
-  _globals['_RECONFIGURERESPONSE']._serialized_start=721
-  _globals['_RECONFIGURERESPONSE']._serialized_end=757
-  _globals['_DRAINREQUEST']._serialized_start=759
-  _globals['_DRAINREQUEST']._serialized_end=790
-  _globals['_DRAINRESPONSE']._serialized_start=792
-  _globals['_DRAINRESPONSE']._serialized_end=807
-  _globals['_STACKSREQUEST']._serialized_start=809
-  _globals['_STACKSREQUEST']._serialized_end=824
-  _globals['_STACKSRESPONSE']._serialized_start=826
-  _globals['_STACKSRESPONSE']._serialized_end=856
-  _globals['_REPLICA']._serialized_start=859
-  _globals['_REPLICA']._serialized_end=1004
-  _globals['_REPLICACONTROL']._serialized_start=1007
-  _globals['_REPLICACONTROL']._serialized_end=1366
+  _globals['_INVOKEREQUEST']._serialized_start=112
+  _globals['_INVOKEREQUEST']._serialized_end=255
+  _globals['_INVOKERESPONSE']._serialized_start=257
+  _globals['_INVOKERESPONSE']._serialized_end=362
+  _globals['_HEALTHREQUEST']._serialized_start=364
+  _globals['_HEALTHREQUEST']._serialized_end=404
+  _globals['_HEALTHRESPONSE']._serialized_start=406
+  _globals['_HEALTHRESPONSE']._serialized_end=497
+  _globals['_DESCRIBEREQUEST']._serialized_start=499
+  _globals['_DESCRIBEREQUEST']._serialized_end=516
+  _globals['_DESCRIBERESPONSE']._serialized_start=519
+  _globals['_DESCRIBERESPONSE']._serialized_end=712
+  _globals['_DESCRIBERESPONSE_STATE']._serialized_start=666
+  _globals['_DESCRIBERESPONSE_STATE']._serialized_end=712
+  _globals['_RECONFIGUREREQUEST']._serialized_start=714
+  _globals['_RECONFIGUREREQUEST']._serialized_end=816
+  _globals['_RECONFIGURERESPONSE']._serialized_start=818
+  _globals['_RECONFIGURERESPONSE']._serialized_end=854
+  _globals['_DRAINREQUEST']._serialized_start=856
+  _globals['_DRAINREQUEST']._serialized_end=887
+  _globals['_DRAINRESPONSE']._serialized_start=889
+  _globals['_DRAINRESPONSE']._serialized_end=904
+  _globals['_STACKSREQUEST']._serialized_start=906
+  _globals['_STACKSREQUEST']._serialized_end=921
+  _globals['_STACKSRESPONSE']._serialized_start=923
+  _globals['_STACKSRESPONSE']._serialized_end=953
+  _globals['_REPLICA']._serialized_start=956
+  _globals['_REPLICA']._serialized_end=1101
+  _globals['_REPLICACONTROL']._serialized_start=1104
+  _globals['_REPLICACONTROL']._serialized_end=1463
 # @@protoc_insertion_point(module_scope)

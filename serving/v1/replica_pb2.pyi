@@ -1,4 +1,5 @@
 from serving.v1 import frames_pb2 as _frames_pb2
+from serving.v1 import grpc_pb2 as _grpc_pb2
 from serving.v1 import http_pb2 as _http_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -9,20 +10,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class InvokeRequest(_message.Message):
-    __slots__ = ("request", "body")
+    __slots__ = ("request", "body", "call", "message")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     request: _http_pb2.HttpRequest
     body: bytes
-    def __init__(self, request: _Optional[_Union[_http_pb2.HttpRequest, _Mapping]] = ..., body: _Optional[bytes] = ...) -> None: ...
+    call: _grpc_pb2.GrpcRequest
+    message: bytes
+    def __init__(self, request: _Optional[_Union[_http_pb2.HttpRequest, _Mapping]] = ..., body: _Optional[bytes] = ..., call: _Optional[_Union[_grpc_pb2.GrpcRequest, _Mapping]] = ..., message: _Optional[bytes] = ...) -> None: ...
 
 class InvokeResponse(_message.Message):
-    __slots__ = ("response", "body")
+    __slots__ = ("response", "body", "message")
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     response: _http_pb2.HttpResponse
     body: bytes
-    def __init__(self, response: _Optional[_Union[_http_pb2.HttpResponse, _Mapping]] = ..., body: _Optional[bytes] = ...) -> None: ...
+    message: bytes
+    def __init__(self, response: _Optional[_Union[_http_pb2.HttpResponse, _Mapping]] = ..., body: _Optional[bytes] = ..., message: _Optional[bytes] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("check_timeout_s",)

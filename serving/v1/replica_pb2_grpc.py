@@ -66,7 +66,9 @@ class ReplicaServicer(object):
 
     def Invoke(self, request_iterator, context):
         """One request on one call, for gRPC clients in any language; gRPC's own flow control and
-        cancellation apply. The first message holds the request, later ones its body.
+        cancellation apply. The first message holds the request: `request` is HTTP, and later messages
+        hold its body; `call` is a call of a gRPC method, and later messages hold its messages. The
+        status and the metadata of a `call` are those of Invoke itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,1 @@
+"""What users' gRPC services are: their methods, and the metadata of calls."""
