@@ -14,11 +14,13 @@ class GrpcTag(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRPC_MESSAGE: _ClassVar[GrpcTag]
     GRPC_METADATA: _ClassVar[GrpcTag]
     GRPC_STATUS: _ClassVar[GrpcTag]
+    GRPC_HALF_CLOSE: _ClassVar[GrpcTag]
 GRPC_TAG_UNSPECIFIED: GrpcTag
 GRPC_REQUEST: GrpcTag
 GRPC_MESSAGE: GrpcTag
 GRPC_METADATA: GrpcTag
 GRPC_STATUS: GrpcTag
+GRPC_HALF_CLOSE: GrpcTag
 
 class GrpcRequest(_message.Message):
     __slots__ = ("method", "metadata", "peer", "request_id", "application", "multiplexed_model_id", "message")
