@@ -2,7 +2,8 @@
 
 Settings come as JSON in SERVING_CONTROLLER_CONFIG: `address` and `state_dir`; and, where a
 supervisor starts it, `ready_fd`, `supervisor_pid`, `http_host`, `http_port`, `https`,
-`admin_url`, `log`, `proxies` and `logging`.
+`admin_url`, `log`, `proxies`, `logging`, `http_options` and `grpc_options`; and, where the proxies
+answer gRPC, `grpc_sys_path`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ async def serve(config: dict[str, Any]) -> None:
         packages,
         (this_node(NodeOptions(**config.get("node_options", {}))),),
         json.dumps(config.get("logging", {})),
+        _grpc_settings(config),
     )
     reconciler = Reconciler(around, store, publisher)
     found = store.load()
@@ -100,9 +102,12 @@ async def serve(config: dict[str, Any]) -> None:
             admin_url=config.get("admin_url", ""),
             controller_pid=os.getpid(),
             log=config.get("log", ""),
+            grpc_host=config["grpc_options"]["host"] if "grpc_sys_path" in config else "",
+            grpc_port=config["grpc_options"]["port"] if "grpc_sys_path" in config else 0,
             options_json=json.dumps(
                 {
                     "http_options": config.get("http_options", {}),
+                    "grpc_options": config.get("grpc_options", {}),
                     "logging_config": config.get("logging", {}),
                 }
             ),
@@ -143,6 +148,19 @@ async def serve(config: dict[str, Any]) -> None:
         await server.stop(0.1)
         await _others_ended(_LAST_TURNS_S)
         store.close()
+
+
+def _grpc_settings(config: dict[str, Any]) -> pb.GrpcSettings | None:
+    """What replicas need to answer gRPC; None where the proxies do not."""
+    if "grpc_sys_path" not in config:
+        return None
+    options = config["grpc_options"]
+    return pb.GrpcSettings(
+        servicer_functions=options["grpc_servicer_functions"],
+        sys_path=config["grpc_sys_path"],
+        max_receive_message_bytes=options["max_receive_message_bytes"],
+        max_send_message_bytes=options["max_send_message_bytes"],
+    )
 
 
 def _request_end(supervisor_pid: int | None, stop: asyncio.Event) -> None:

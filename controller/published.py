@@ -8,9 +8,9 @@ from serving.v1 import controller_pb2 as pb
 
 
 def route_of(state: ApplicationState) -> pb.Route | None:
-    """None: no HTTP request leads to it."""
+    """None: no request from outside leads to it, by no name and no path."""
     routed = state.routed
-    if routed is None or not routed.route_prefix:
+    if routed is None:
         return None
     return pb.Route(
         application=state.name, route_prefix=routed.route_prefix, ingress=routed.ingress

@@ -72,6 +72,8 @@ class Surroundings:
     nodes: tuple[Node, ...] = (Node("local"),)
     # For SERVING_LOGGING.
     logging_json: str = "{}"
+    # What those need that answer gRPC; None: there is none.
+    grpc: pb.GrpcSettings | None = None
     # What calls the replica whose control server has an address.
     connect: Callable[[str], Call] = Control
 
@@ -147,6 +149,8 @@ class ReplicaProcess:
         spec.control_address = self._control_socket
         spec.controller_address = self._around.controller_address
         self._name_files(spec)
+        if spec.is_ingress and self._around.grpc is not None:
+            spec.grpc.CopyFrom(self._around.grpc)
         if self.grant is not None:
             spec.node, spec.gpus[:] = self.grant.node, self.grant.gpus
         self.spec = spec

@@ -78,7 +78,8 @@ class Proxy:
             status, kind = (503, b"text/plain") if self.draining else (200, b"text/plain")
             body = b"draining" if self.draining else b"success"
         elif path == ROUTES_PATH:
-            routes = {route.prefix: route.application for route in self.directory.routes.routes}
+            known = self.directory.routes.routes
+            routes = {route.prefix: route.application for route in known if route.prefix}
             status, kind, body = 200, b"application/json", json.dumps(routes).encode()
         else:
             return False

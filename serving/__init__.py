@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         status,
     )
     from serving.batching import batch
-    from serving.config import AutoscalingConfig, HTTPOptions, LoggingConfig
+    from serving.config import AutoscalingConfig, HTTPOptions, LoggingConfig, gRPCOptions
     from serving.context import get_multiplexed_model_id, get_replica_context
     from serving.multiplex import multiplexed
 
@@ -47,6 +47,7 @@ __all__ = [
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "gRPCOptions",
     "ingress",
     "multiplexed",
     "rollback",
@@ -67,6 +68,7 @@ _LAZY = {
     "get_deployment_handle": "serving.api",
     "get_multiplexed_model_id": "serving.context",
     "get_replica_context": "serving.context",
+    "gRPCOptions": "serving.config",
     "multiplexed": "serving.multiplex",
     "rollback": "serving.api",
     "run": "serving.api",

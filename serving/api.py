@@ -22,6 +22,7 @@ from serving.config import (
     LoggingConfig,
     NodeOptions,
     ProxyLocation,
+    gRPCOptions,
     validated,
 )
 from serving.context import current_replica
@@ -113,12 +114,16 @@ def start(
     admin_options: AdminOptions | dict[str, Any] | None = None,
     node_options: NodeOptions | dict[str, Any] | None = None,
     *,
+    grpc_options: gRPCOptions | dict[str, Any] | None = None,
     proxy_location: ProxyLocation | str | None = None,
     **unknown: Never,
 ) -> ServeStatus:
     """Starts a cluster that ends with this process, with options of one's own.
 
     `proxy_location` is that of the HTTP options, and wins over it.
+
+    It answers gRPC where `grpc_options` have `grpc_servicer_functions`. These are imported here,
+    before anything starts, and again by replicas; ValueError tells of one that cannot be.
 
     It has no REST API, unless `admin_options` are given ({} for the defaults). `node_options` say
     what the machine has; what they leave out is found out.
@@ -139,17 +144,19 @@ def start(
     if admin_options is not None:
         admin = _options(AdminOptions, admin_options, "admin_options")
     node = _options(NodeOptions, node_options, "node_options")
+    grpc = _options(gRPCOptions, grpc_options, "grpc_options")
     given = (
         http_options
+        or grpc_options
         or logging_config
         or proxy_location
         or node_options
         or admin_options is not None
     )
-    if not _connect(ClusterSettings(http, logging, admin, node)) and given:
+    if not _connect(ClusterSettings(http, logging, admin, node, grpc)) and given:
         warnings.warn(
-            "a cluster runs already: http_options, logging_config, admin_options and node_options "
-            "are ignored",
+            "a cluster runs already: http_options, grpc_options, logging_config, admin_options and "
+            "node_options are ignored",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from serving.config import (
     HTTPOptions,
     LoggingConfig,
     NodeOptions,
+    gRPCOptions,
 )
 from serving.exceptions import ClusterError
 from serving.supervisor import CLUSTER_FILE, CONFIG_VARIABLE, LOCK_FILE
@@ -112,22 +113,63 @@ def runs(address: str) -> bool:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """What a cluster is started with."""
+    """What a cluster is started with.
+
+    Making one imports the functions that name its gRPC services. Raises ValueError where that
+    fails, or where the options of HTTP and of gRPC contradict each other.
+    """
 
     http: HTTPOptions
     logging: LoggingConfig
     # None: no REST API.
     admin: AdminOptions | None = None
     node: NodeOptions = field(default_factory=NodeOptions)
+    grpc: gRPCOptions = field(default_factory=gRPCOptions)
+    grpc_services: bytes = field(init=False, repr=False, default=b"")
+    """A serialized GrpcServices; empty: no gRPC."""
+
+    def __post_init__(self) -> None:
+        functions = self.grpc.grpc_servicer_functions
+        if not functions:
+            return
+        if self.http.location == "Disabled":
+            raise ValueError(
+                "grpc_servicer_functions are given, and there are no proxies to answer: leave "
+                "proxy_location 'Disabled' out, or the functions"
+            )
+        if self.grpc.port and self.grpc.port == self.http.port:
+            raise ValueError(
+                f"http_options and grpc_options have the same port, {self.grpc.port}: give each "
+                "its own"
+            )
+        from serving.rpc.methods import describe, load  # and with it gRPC
+
+        services = describe(load(functions)).SerializeToString()
+        object.__setattr__(self, "grpc_services", services)
 
     def as_config(self) -> dict[str, Any]:
         """As the supervisor takes it."""
-        return {
+        config: dict[str, Any] = {
             "http_options": self.http.model_dump(mode="json"),
+            "grpc_options": self.grpc.model_dump(mode="json"),
             "logging": self.logging.model_dump(mode="json"),
             "node_options": self.node.model_dump(mode="json", exclude_none=True),
             "admin": self.admin and self.admin.model_dump(mode="json"),
         }
+        if self.grpc_services:
+            config["grpc_sys_path"] = [os.path.abspath(entry) for entry in sys.path]
+        return config
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[dict[str, int]]:
+        """What of it goes to the supervisor by file descriptors, by their names in its config."""
+        if not self.grpc_services:
+            yield {}
+            return
+        with tempfile.TemporaryFile() as file:
+            file.write(self.grpc_services)
+            file.flush()
+            yield {"grpc_services_fd": file.fileno()}
 
 
 class OwnCluster:
@@ -138,7 +180,7 @@ class OwnCluster:
         self.address = ""
         lifeline_read, self._lifeline = os.pipe()
         try:
-            self._start = _Start(settings.as_config(), lifeline_read)
+            self._start = _Start(settings, lifeline_fd=lifeline_read)
         except BaseException:
             self._cut_lifeline()
             raise
@@ -221,7 +263,6 @@ def start_detached(settings: ClusterSettings) -> dict[str, Any]:
     """
     folder = state_dir()
     log = folder / LOG_FILE
-    config = settings.as_config() | {"state_dir": str(folder), "log": str(log)}
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         output = log.open("ab")
@@ -231,7 +272,8 @@ def start_detached(settings: ClusterSettings) -> dict[str, Any]:
             f"{STATE_DIR_VARIABLE} names the folder of the cluster"
         ) from None
     with output:
-        start = _Start(config, output_fd=output.fileno())
+        own = {"state_dir": str(folder), "log": str(log)}
+        start = _Start(settings, own, output_fd=output.fileno())
     try:
         start.next_line()
         return start.next_line()
@@ -241,37 +283,50 @@ def start_detached(settings: ClusterSettings) -> dict[str, Any]:
 
 def become(settings: ClusterSettings) -> NoReturn:
     """Makes this process the supervisor of the user's own cluster, which logs to stderr."""
-    config = settings.as_config() | {"state_dir": str(state_dir())}
-    env = {**os.environ, CONFIG_VARIABLE: json.dumps(config)}
-    env.pop(lifeline.FD_VARIABLE, None)
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "serving.supervisor"], env)
+    with settings.shared() as fds:
+        for fd in fds.values():
+            os.set_inheritable(fd, True)
+        config = settings.as_config() | fds | {"state_dir": str(state_dir())}
+        env = {**os.environ, CONFIG_VARIABLE: json.dumps(config)}
+        env.pop(lifeline.FD_VARIABLE, None)
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "serving.supervisor"], env)
 
 
 class _Start:
     """A supervisor that was started, and what it tells of its start."""
 
     def __init__(
-        self, config: dict[str, Any], lifeline_fd: int | None = None, output_fd: int | None = None
+        self,
+        settings: ClusterSettings,
+        config: Mapping[str, str] = {},
+        *,
+        lifeline_fd: int | None = None,
+        output_fd: int | None = None,
     ) -> None:
+        """`config` is added to that of the settings."""
         self._lines, write = os.pipe()
         self._buffer = b""
         self._deadline = time.monotonic() + _START_TIMEOUT_S
-        fds = [write] if lifeline_fd is None else [write, lifeline_fd]
-        env = {**os.environ, CONFIG_VARIABLE: json.dumps(config | {"ready_fd": write})}
+        env = dict(os.environ)
         env.pop(lifeline.FD_VARIABLE, None)
+        inherited = [write]
         if lifeline_fd is not None:
             env[lifeline.FD_VARIABLE] = str(lifeline_fd)
+            inherited.append(lifeline_fd)
         try:
-            self.supervisor = subprocess.Popen(
-                [sys.executable, "-P", "-m", "serving.supervisor"],
-                env=env,
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=output_fd,
-                stderr=output_fd,
-                # Its own session: Ctrl-C in the terminal reaches the script, which ends the rest.
-                start_new_session=True,
-            )
+            with settings.shared() as fds:
+                told = settings.as_config() | fds | {**config, "ready_fd": write}
+                self.supervisor = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "serving.supervisor"],
+                    env=env | {CONFIG_VARIABLE: json.dumps(told)},
+                    pass_fds=[*inherited, *fds.values()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output_fd,
+                    stderr=output_fd,
+                    # Its own session: Ctrl-C in the terminal reaches the script, which ends the
+                    # rest.
+                    start_new_session=True,
+                )
         except BaseException:
             self.close()
             raise

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from serving import lifeline
 
@@ -25,21 +26,13 @@ def listen(host: str, port: int, count: int, *, choose: str) -> list[socket.sock
     Port 0 picks a free one. Raises PortInUseError where another process listens there already,
     even one that would share the port; its message names who, and `choose`, how to choose another.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot listen on {host!r}, which is no address and no name of one: {error.strerror}",
-        ) from None
+    family, address = _resolved(host, port)
     sockets: list[socket.socket] = []
     try:
         if port:
             _probe(family, address)
         for _ in range(count):
-            sockets.append(_bound(family, address))
+            sockets.append(_listening(family, address))
             address = sockets[0].getsockname()
     except BaseException as error:
         for bound in sockets:
@@ -50,6 +43,37 @@ def listen(host: str, port: int, count: int, *, choose: str) -> list[socket.sock
     return sockets
 
 
+def reserve(host: str, port: int, *, choose: str) -> socket.socket:
+    """Binds a socket that never listens: it keeps a port for processes of this user that listen
+    there with SO_REUSEPORT. Otherwise as `listen`."""
+    family, address = _resolved(host, port)
+    try:
+        if port:
+            _probe(family, address)
+        try:
+            # Without SO_REUSEADDR, so that `_probe` of others fails though nobody listens yet.
+            return _bound(family, address, socket.SO_REUSEPORT)
+        except OSError:
+            # What is left of old connections is in the way of that.
+            return _bound(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    except OSError as error:
+        raise _explained(error, host, port, choose) from error
+
+
+def _resolved(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
+    """The family and the address to bind."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot listen on {host!r}, which is no address and no name of one: {error.strerror}",
+        ) from None
+    return family, address
+
+
 def _probe(family: int, address: tuple[object, ...]) -> None:
     """Fails where the port is taken: without SO_REUSEPORT it cannot be shared."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -57,13 +81,22 @@ def _probe(family: int, address: tuple[object, ...]) -> None:
         probe.bind(address)
 
 
-def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
+    bound = _bound(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    try:
+        bound.listen(BACKLOG)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _bound(family: int, address: tuple[object, ...], *options: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
         bound.bind(address)
-        bound.listen(BACKLOG)
     except BaseException:
         bound.close()
         raise

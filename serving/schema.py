@@ -138,14 +138,25 @@ class ServeStatus:
     """Whether they speak TLS."""
     admin_url: str = ""
     """Where the REST API answers; empty where it does not."""
+    grpc_host: str = ""
+    grpc_port: int = 0
+    """The port on which the proxies answer gRPC; 0 where they do not."""
 
     @property
     def url(self) -> str:
         """Where the proxies listen, "http://127.0.0.1:8000"; empty where there are none."""
         if not self.http_port:
             return ""
-        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
-        return f"{'https' if self.https else 'http'}://{host}:{self.http_port}"
+        return f"{'https' if self.https else 'http'}://{_target(self.http_host, self.http_port)}"
+
+    @property
+    def grpc_target(self) -> str:
+        """What a gRPC client connects to, "127.0.0.1:9000"; empty where there is no gRPC."""
+        return _target(self.grpc_host, self.grpc_port) if self.grpc_port else ""
+
+
+def _target(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def from_message(message: pb.ServeStatus) -> ServeStatus:
@@ -159,6 +170,8 @@ def from_message(message: pb.ServeStatus) -> ServeStatus:
         http_port=message.http_port,
         https=message.https,
         admin_url=message.admin_url,
+        grpc_host=message.grpc_host,
+        grpc_port=message.grpc_port,
     )
 
 

@@ -1,18 +1,21 @@
 """The supervisor process: `python -m serving.supervisor`.
 
-It owns what must outlive a crash of the others: the HTTP sockets, the state folder and the write
-end of the lifeline. It starts the controller and the proxies, restarts one that dies (a proxy's
-connections meanwhile wait in the socket's backlog, and a controller's replicas serve on), and ends
-everything in order. Replicas that a dead controller leaves become its children, to be reaped.
+It owns what must outlive a crash of the others: the HTTP sockets, the port of gRPC, the state
+folder and the write end of the lifeline. It starts the controller and the proxies, restarts one
+that dies (a proxy's connections meanwhile wait in the socket's backlog, and a controller's replicas
+serve on), and ends everything in order. Replicas that a dead controller leaves become its children,
+to be reaped.
 
 Only the standard library is imported here: this process is the first thing that `serving.run`
 waits for, and stays for as long as the cluster does.
 
 Settings come as JSON in SERVING_SUPERVISOR_CONFIG: `http_options`, `logging` and `node_options`
-(see `serving.config`), `admin` (absent: no REST API), `state_dir` (absent: a private temporary
-folder, removed in the end), `log` (where its output goes, for others to know) and `ready_fd`. On
-that descriptor it writes a line of JSON once the controller answers, {"controller": address}, and
-one once the proxies serve, {"ready": true, …} — or {"error": "…"}.
+(see `serving.config`), `grpc_options`, and, where gRPC is to be answered, `grpc_services_fd` (a
+file that holds the serialized GrpcServices, for the proxies) and `grpc_sys_path` (for replicas);
+`admin` (absent: no REST API), `state_dir` (absent: a private temporary folder, removed in the end),
+`log` (where its output goes, for others to know) and `ready_fd`. On that descriptor it writes a
+line of JSON once the controller answers, {"controller": address}, and one once the proxies
+serve, {"ready": true, …} — or {"error": "…"}.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ _STABLE_AFTER_S = 10.0
 _MAX_RESTART_DELAY_S = 5.0
 # How to choose another port than one that is taken.
 _CHOOSE_HTTP = "--http-port, SERVING_HTTP_PORT or http_options={'port': …}"
+_CHOOSE_GRPC = "--grpc-port or grpc_options={'port': …}"
 _CHOOSE_ADMIN = "--admin-port, SERVING_ADMIN_PORT or admin_options={'port': …}"
 
 log = logging.getLogger("serving.supervisor")
@@ -63,6 +67,9 @@ class Supervisor:
     def __init__(self, config: dict[str, Any]) -> None:
         # Settings
         self._http: dict[str, Any] = config["http_options"]
+        self._grpc: dict[str, Any] = config.get("grpc_options", {})
+        self._grpc_services_fd: int | None = config.get("grpc_services_fd")
+        self._grpc_sys_path: list[str] = config.get("grpc_sys_path", [])
         self._logging: dict[str, Any] = config["logging"]
         self._admin: dict[str, Any] | None = config.get("admin")
         self._log: str = config.get("log", "")
@@ -74,6 +81,8 @@ class Supervisor:
         # What it holds for the others
         self._lock_fd = -1
         self._sockets: list[socket.socket] = []
+        # The proxies listen there by themselves; this keeps it theirs while none does.
+        self._grpc_port: socket.socket | None = None
         self._admin_sockets: list[socket.socket] = []
         self._lifeline_read, self._lifeline_write = os.pipe()
 
@@ -140,6 +149,11 @@ class Supervisor:
             self._http["port"] = self._sockets[0].getsockname()[1]
         else:
             self._http["port"] = 0
+        if self._grpc_services_fd is not None:
+            self._grpc_port = ports.reserve(
+                self._grpc["host"], self._grpc["port"], choose=_CHOOSE_GRPC
+            )
+            self._grpc["port"] = self._grpc_port.getsockname()[1]
         if self._admin is not None:
             self._listen_for_admin(self._admin)
 
@@ -309,10 +323,13 @@ class Supervisor:
             "admin_url": self._admin_url,
             "log": self._logging["logs_dir"] or self._log,
             "http_options": self._http,
+            "grpc_options": self._grpc,
             "proxies": [f"proxy-{index}" for index in range(len(self._sockets))],
             "logging": self._logging,
             "node_options": self._node,
         }
+        if self._grpc_port is not None:
+            settings["grpc_sys_path"] = self._grpc_sys_path
         process, told = await self._children.start(
             "serving.controller", "SERVING_CONTROLLER_CONFIG", settings
         )
@@ -321,16 +338,20 @@ class Supervisor:
         return process
 
     async def _start_proxy(self, index: int) -> Process:
-        fd = self._sockets[index].fileno()
+        fds = [self._sockets[index].fileno()]
         settings = {
             "name": f"proxy-{index}",
             "controller_address": self.controller_address,
-            "socket_fd": fd,
+            "socket_fd": fds[0],
             "http_options": self._http,
             "logging": self._logging,
         }
+        if self._grpc_services_fd is not None:
+            # All share its offset: they read with pread(2).
+            fds.append(self._grpc_services_fd)
+            settings |= {"grpc_options": self._grpc, "grpc_services_fd": self._grpc_services_fd}
         process, told = await self._children.start(
-            "serving.proxy", "SERVING_PROXY_CONFIG", settings, fd
+            "serving.proxy", "SERVING_PROXY_CONFIG", settings, *fds
         )
         self._proxies[index] = process
         farewell = os.dup(told)
@@ -435,6 +456,8 @@ class Supervisor:
     def _clean_up(self) -> None:
         for listening in (*self._sockets, *self._admin_sockets):
             listening.close()
+        if self._grpc_port is not None:
+            self._grpc_port.close()
         if self._temporary:
             shutil.rmtree(self.state_dir, ignore_errors=True)
         elif self._lock_fd >= 0:

@@ -35,6 +35,8 @@ def lines(known: ServeStatus) -> list[str]:
 def _head(known: ServeStatus) -> Iterator[str]:
     if known.url:
         yield f"HTTP: {known.url}/"
+    if known.grpc_target:
+        yield f"gRPC: {known.grpc_target}"
     if known.admin_url:
         yield f"REST API: {known.admin_url}/"
     for name, proxy in known.proxies.items():

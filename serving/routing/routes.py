@@ -23,7 +23,7 @@ class RouteTable:
         self._nested = [
             (route.prefix, f"{route.prefix}/", route)
             for route in self.routes
-            if route.prefix != "/"
+            if route.prefix not in ("", "/")
         ]
         self._root = next((route for route in self.routes if route.prefix == "/"), None)
 

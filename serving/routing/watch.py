@@ -89,7 +89,7 @@ class Directory:
                 for route in update.routes
             )
         if self._connect_ingresses:
-            for route in self.routes.routes:
+            for route in filter(lambda route: route.prefix, self.routes.routes):
                 self.router(route.application, route.ingress)
         self.reporter.wake()
 

@@ -290,7 +290,7 @@ class ReplicaStacksResponse(_message.Message):
     def __init__(self, replicas: _Optional[_Iterable[_Union[ReplicaStacks, _Mapping]]] = ...) -> None: ...
 
 class ServeStatus(_message.Message):
-    __slots__ = ("applications", "proxies", "http_host", "http_port", "https", "admin_url", "controller_pid", "log", "options_json")
+    __slots__ = ("applications", "proxies", "http_host", "http_port", "https", "admin_url", "controller_pid", "log", "options_json", "grpc_host", "grpc_port")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     HTTP_HOST_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +300,8 @@ class ServeStatus(_message.Message):
     CONTROLLER_PID_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    GRPC_HOST_FIELD_NUMBER: _ClassVar[int]
+    GRPC_PORT_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     http_host: str
@@ -309,7 +311,9 @@ class ServeStatus(_message.Message):
     controller_pid: int
     log: str
     options_json: str
-    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
+    grpc_host: str
+    grpc_port: int
+    def __init__(self, applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., http_host: _Optional[str] = ..., http_port: _Optional[int] = ..., https: bool = ..., admin_url: _Optional[str] = ..., controller_pid: _Optional[int] = ..., log: _Optional[str] = ..., options_json: _Optional[str] = ..., grpc_host: _Optional[str] = ..., grpc_port: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("application", "deployment", "queued", "ongoing", "is_active")
