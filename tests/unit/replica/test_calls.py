@@ -13,6 +13,7 @@ from serving.calls.shares import MIN_SHARED
 from serving.mux import Stream
 from serving.mux.testing import Connected, connected
 from serving.replica.calls import CallHandler
+from serving.replica.methods import Methods
 from serving.v1 import call_pb2 as pb
 from tests.support.mux import turn
 
@@ -28,7 +29,7 @@ async def called(
     *, shared_memory: bool
 ) -> AsyncIterator[tuple[Connected, Stream, asyncio.Task[None]]]:
     """A call that is being answered: its connection, the caller's stream, the replica's task."""
-    handler = CallHandler(give, "give")
+    handler = CallHandler(Methods(give, "give"))
     message = pb.Call(method="__call__")
     payload.encode(payload.dumps(((), {})), message.arguments)
     tasks: list[asyncio.Task[None]] = []
