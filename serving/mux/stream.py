@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 
 from serving.mux.session import DEFAULT_WINDOW, Part, Session, StreamCore
@@ -119,13 +120,15 @@ class Stream(StreamCore):
             self._on_early_end()
 
     async def _assemble(self, first: Part, max_bytes: int) -> Part | None:
-        chunks, size, part = [first.data], len(first.data), first
+        # A BytesIO gives what it holds without a copy: a list of parts and their sum would be twice
+        # the message.
+        part, whole = first, io.BytesIO()
+        size = whole.write(first.data)
         try:
             while part.more and size < max_bytes:
                 following = self.session.read(self)
                 if following is not None:
-                    chunks.append(following.data)
-                    size += len(following.data)
+                    size += whole.write(following.data)
                     part = following
                 elif self.error is not None:
                     raise self.error
@@ -134,9 +137,9 @@ class Stream(StreamCore):
                 else:
                     await _wait(self._readers)
         except asyncio.CancelledError:
-            self.session.unread(self, Part(first.tag, b"".join(chunks), True, False))
+            self.session.unread(self, Part(first.tag, whole.getvalue(), True, False))
             raise
-        return Part(first.tag, b"".join(chunks), part.more, part.end)
+        return Part(first.tag, whole.getvalue(), part.more, part.end)
 
 
 async def _wait(waiters: list[asyncio.Future[None]]) -> None:

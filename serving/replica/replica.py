@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,14 @@ from serving.context import ReplicaContext, ReplicaModels, enter_replica, get_re
 from serving.ingress import IngressBinding
 from serving.replica.callables import ASGIApp, callable_app, response_handler
 from serving.replica.calls import CallHandler
+from serving.replica.grpc import GrpcHandler
 from serving.replica.hooks import Hooks, Unhealthy
 from serving.replica.lifespan import Lifespan
+from serving.replica.methods import Methods
 from serving.replica.runner import Runner
 from serving.replica.service import DataService
-from serving.v1.controller_pb2 import ReplicaSpec
+from serving.rpc.methods import Method as RpcMethod, load
+from serving.v1.controller_pb2 import GrpcSettings, ReplicaSpec
 
 END_S = 5.0
 """What the application's own end has at least, where its requests took all of the grace."""
@@ -78,7 +82,13 @@ class Replica:
         binding: IngressBinding | None = getattr(user_code.target, "__serving_ingress__", None)
         if binding is not None and not self._whole_process:
             self._give_back_app = binding.borrow(user_code.target)
-        self.instance = await _construct(user_code)
+        loading = _loading_rpcs(spec.grpc)
+        try:
+            self.instance = await _construct(user_code)
+        except BaseException:
+            loading.cancel()
+            raise
+        rpcs = await loading
         self._enter_context()
         options = spec.deployment.options
         self.hooks = Hooks(self.instance)
@@ -87,11 +97,13 @@ class Replica:
         app = await self._start_app(user_code, binding)
         if complaint := await self.hooks.check_health(options.health_check_timeout_s):
             raise Unhealthy(f"check_health() failed: {complaint}")
+        methods = Methods(self.instance, spec.deployment.name)
         self.runner = Runner(
             app,
             max_ongoing=options.max_ongoing_requests,
             state=self._lifespan.state if self._lifespan is not None else {},
-            calls=CallHandler(self.instance, spec.deployment.name),
+            calls=CallHandler(methods),
+            rpcs=GrpcHandler(methods, rpcs, spec.grpc),
             application=spec.application,
         )
         self.service = DataService(self.runner, self._models)
@@ -137,6 +149,21 @@ class Replica:
 
 def _instance_here() -> Any:
     return get_replica_context().servable_object
+
+
+def _loading_rpcs(settings: GrpcSettings) -> asyncio.Future[dict[str, RpcMethod]]:
+    """The RPCs of the users' services, which a thread finds while the object is made."""
+    loop = asyncio.get_running_loop()
+    if not settings.servicer_functions:
+        nothing = loop.create_future()
+        nothing.set_result({})
+        return nothing
+    # What the replica has of its own comes first.
+    sys.path.extend(path for path in settings.sys_path if path not in sys.path)
+    loading = loop.run_in_executor(None, load, list(settings.servicer_functions))
+    # Nobody asks for it where the object could not be made.
+    loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return loading
 
 
 async def _construct(user_code: UserCode) -> Any:

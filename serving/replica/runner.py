@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
@@ -18,16 +18,20 @@ from serving.context import RequestScope, enter_request
 from serving.mux import ReplicaConnection, ResetCode, Stream
 from serving.mux.session import Part
 from serving.replica.calls import CallHandler
+from serving.replica.grpc import GrpcHandler
 from serving.replica.http import HttpBridge
 from serving.replica.refusals import refusal_of
 from serving.replica.scope import ClientDisconnected, build_scope
 from serving.replica.websocket import WebSocketBridge
 from serving.v1.call_pb2 import CALL, Call
+from serving.v1.grpc_pb2 import GRPC_REQUEST, GrpcRequest
 from serving.v1.http_pb2 import REQUEST, HttpRequest
 
 logger = logging.getLogger("serving.replica")
 
 ASGIApp = Callable[..., Awaitable[Any]]
+Answer = Coroutine[Any, Any, None]
+M = TypeVar("M", bound=Message)
 
 
 class Runner:
@@ -40,14 +44,21 @@ class Runner:
         max_ongoing: int,
         state: dict[str, Any],
         calls: CallHandler | None = None,
+        rpcs: GrpcHandler | None = None,
         application: str = "",
     ) -> None:
         """``state`` is what the application's lifespan left; each request gets a copy. ``calls``
-        answers calls through handles."""
+        answers calls through handles, and ``rpcs`` those of users' gRPC services."""
         self.max_ongoing = max_ongoing
         self._app = app
         self._state = state
         self._calls = calls
+        self._rpcs = rpcs
+        self._begin = {
+            REQUEST: self._begin_http,
+            CALL: self._begin_call,
+            GRPC_REQUEST: self._begin_rpc,
+        }
         self._application = application
         self._tasks: dict[asyncio.Task[None], tuple[Stream, RequestScope]] = {}
         self._turned_away: set[ReplicaConnection] = set()
@@ -103,16 +114,18 @@ class Runner:
     async def _serve(self, stream: Stream, scope: RequestScope) -> None:
         part = await stream.receive()
         try:
-            if part is not None and part.tag == CALL:
-                call = _parse_call(part)
-            else:
-                request, more_body = _parse(part)
+            if part is None or part.more:
+                raise ValueError("a stream begins with a message of one frame")
+            answer = self._begin.get(part.tag, self._begin_http)(part, stream, scope)
         except ValueError as error:
             stream.reset(ResetCode.PROTOCOL_ERROR, str(error))
             return
-        if part is not None and part.tag == CALL:
-            await self._answer_call(call, stream, scope)
-            return
+        await answer
+
+    # What a stream begins with: each gives the work that answers it, and raises ValueError.
+
+    def _begin_http(self, part: Part, stream: Stream, scope: RequestScope) -> Answer:
+        request = _parse(part)
         scope.request_id = request.request_id
         scope.route = request.route
         scope.model_id = request.multiplexed_model_id
@@ -120,16 +133,28 @@ class Runner:
         if request.websocket:
             bridge = WebSocketBridge(stream)
         else:
-            bridge = HttpBridge(stream, request, more_body=more_body)
-        await self._call(request, stream, bridge)
+            bridge = HttpBridge(stream, request, more_body=not part.end)
+        return self._call(request, stream, bridge)
 
-    async def _answer_call(self, call: Call, stream: Stream, scope: RequestScope) -> None:
+    def _begin_call(self, part: Part, stream: Stream, scope: RequestScope) -> Answer:
+        call = _parse_message(Call, part)
         scope.request_id = call.request_id
         scope.route = call.route
         scope.application = call.application
         scope.model_id = call.multiplexed_model_id
         assert self._calls is not None
-        await self._calls.run(call, stream)
+        return self._calls.run(call, stream)
+
+    def _begin_rpc(self, part: Part, stream: Stream, scope: RequestScope) -> Answer:
+        call = _parse_message(GrpcRequest, part)
+        if len(call.metadata) % 2:
+            raise ValueError("metadata comes in pairs of key and value")
+        scope.request_id = call.request_id
+        scope.route = call.method
+        scope.application = call.application or scope.application
+        scope.model_id = call.multiplexed_model_id
+        assert self._rpcs is not None
+        return self._rpcs.run(call, stream)
 
     async def _call(
         self, request: HttpRequest, stream: Stream, bridge: HttpBridge | WebSocketBridge
@@ -179,31 +204,25 @@ class Runner:
             self._turned_away.pop().push_load()
 
 
-def _parse(part: Part | None) -> tuple[HttpRequest, bool]:
-    """The request that a stream begins with, and whether its body goes on. Raises ValueError
-    where it is none."""
-    if part is None or part.tag != REQUEST or part.more:
-        raise ValueError("a stream begins with a REQUEST")
-    try:
-        request = HttpRequest.FromString(part.data)
-    except DecodeError as error:
-        raise ValueError(f"malformed HttpRequest: {error}") from None
+def _parse(part: Part) -> HttpRequest:
+    """The request that a stream begins with. Raises ValueError where it is none."""
+    if part.tag != REQUEST:
+        raise ValueError(f"a stream does not begin with a message of kind {part.tag}")
+    request = _parse_message(HttpRequest, part)
     if not (request.method or request.websocket):
         raise ValueError("a request has a method")
     if not request.raw_path:
         raise ValueError("a request has a path")
     if len(request.headers) % 2:
         raise ValueError("headers come in pairs of name and value")
-    return request, not part.end
+    return request
 
 
-def _parse_call(part: Part) -> Call:
-    if part.more:
-        raise ValueError("the head of a call is too long")
+def _parse_message(kind: type[M], part: Part) -> M:
     try:
-        return Call.FromString(part.data)
+        return kind.FromString(part.data)
     except DecodeError as error:
-        raise ValueError(f"malformed Call: {error}") from None
+        raise ValueError(f"malformed {kind.__name__}: {error}") from None
 
 
 def _cancel(task: asyncio.Task[None], scope: RequestScope) -> None:

@@ -39,6 +39,14 @@ def size(metadata: Iterable[tuple[str, str | bytes]]) -> int:
     return sum(len(part) for part in flatten(metadata)) + ENTRY_OVERHEAD * len(tuple(metadata))
 
 
+def fitted(metadata: Metadata, max_bytes: int = MAX_TRAILERS) -> Metadata:
+    """Those entries that together take ``max_bytes`` at most: the largest are left out first."""
+    kept = list(metadata)
+    while size(kept) > max_bytes:
+        kept.remove(max(kept, key=lambda entry: size((entry,))))
+    return tuple(kept)
+
+
 def capped(details: str) -> str:
     """``details`` of MAX_DETAILS bytes at most, cut where a character ends."""
     encoded = details.encode(errors="replace")

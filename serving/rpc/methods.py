@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor
 
 from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
 
@@ -27,6 +27,8 @@ class Method:
     """Makes a request of bytes."""
     serialize: Callable[[Any], bytes]
     """Makes bytes of a response."""
+    response: Descriptor | None = None
+    """The type of a response, where protobuf knows it and it is protobuf that serializes it."""
 
     @property
     def service(self) -> str:
@@ -114,7 +116,21 @@ def _methods_of(path: str, function: Callable[[Any, Any], object]) -> Iterator[M
             handler.response_streaming,
             handler.request_deserializer or bytes,
             handler.response_serializer or bytes,
+            _response_type(name, handler.response_serializer),
         )
+
+
+def _response_type(name: str, serializer: object) -> Descriptor | None:
+    # All messages share one function, which takes any of them.
+    if getattr(serializer, "__name__", "") != "SerializeToString":
+        return None
+    service, _, method = name[1:].partition("/")
+    try:
+        described = descriptor_pool.Default().FindServiceByName(service)
+    except KeyError:
+        return None
+    found = described.methods_by_name.get(method)
+    return found.output_type if found is not None else None
 
 
 def _with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
