@@ -417,8 +417,7 @@ def _deploy(client: Client, spec: pb.ApplicationSpec) -> None:
         if _own is not None:
             _own.wait_until_ready()  # it knows why it ended
         raise
-    url = from_message(client.status()).url if spec.route_prefix else ""
-    where = f" at {url}{spec.route_prefix}" if url else ""
+    where = from_message(client.status()).where(spec.route_prefix)
     progress.say(f"Application {spec.name!r} is ready{where}")
 
 
@@ -550,10 +549,10 @@ def is_running() -> bool:
 
 
 @contextmanager
-def connected(http_options: HTTPOptions, logging_config: LoggingConfig) -> Iterator[None]:
+def connected(settings: ClusterSettings) -> Iterator[None]:
     """Makes sure that there is a cluster, and ends it if it was started."""
     with interruptible():
-        started = _connect(ClusterSettings(http_options, logging_config))
+        started = _connect(settings)
         try:
             yield
         finally:

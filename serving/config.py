@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,6 +25,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from serving.names import servicer_function
 
 ADDRESS_VARIABLE = "SERVING_ADDRESS"
 """Names the controller of the cluster that is meant; in a replica, of its own."""
@@ -112,6 +115,11 @@ class HTTPOptions(Settings):
         return self
 
 
+def _is_path_of_function(path: str) -> str:
+    servicer_function(path)
+    return path
+
+
 class gRPCOptions(Settings):
     """How the proxies listen to gRPC clients. They do so where `grpc_servicer_functions` are
     given."""
@@ -120,7 +128,7 @@ class gRPCOptions(Settings):
     """Address to listen on. "0.0.0.0" opens it to the network."""
     port: int = Field(default=9000, ge=0, le=65535)
     """TCP port; 0 picks a free one, which `serving.status()` tells."""
-    grpc_servicer_functions: list[str] = []
+    grpc_servicer_functions: list[Annotated[str, AfterValidator(_is_path_of_function)]] = []
     """Import paths of the generated functions of the services that are served, as
     "helloworld_pb2_grpc.add_GreeterServicer_to_server"."""
     request_timeout_s: PositiveFloat | None = Field(default=None, strict=False)
@@ -135,6 +143,7 @@ class gRPCOptions(Settings):
     ssl_certfile: str | None = None
     """Certificate chain in PEM form; together with `ssl_keyfile` the port speaks TLS."""
     ssl_keyfile: str | None = None
+    """Its private key in PEM form, not encrypted."""
     ssl_ca_certs: str | None = None
     """Certificates in PEM form: clients must show one that these have signed."""
 

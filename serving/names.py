@@ -24,6 +24,17 @@ def check_import_path(path: str) -> None:
         raise ValueError(f"{path!r} is not of the form module:app{hint}")
 
 
+def servicer_function(path: str) -> tuple[str, str]:
+    """The module and the name of a generated function. Raises ValueError where it is no path."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ValueError(
+            f"{path!r} is no import path: give one as "
+            "'helloworld_pb2_grpc.add_GreeterServicer_to_server'"
+        )
+    return module, name
+
+
 def check_route_prefix(prefix: object) -> None:
     """Raises TypeError or ValueError where no application can be served there."""
     if not isinstance(prefix, str):

@@ -154,6 +154,11 @@ class ServeStatus:
         """What a gRPC client connects to, "127.0.0.1:9000"; empty where there is no gRPC."""
         return _target(self.grpc_host, self.grpc_port) if self.grpc_port else ""
 
+    def where(self, route_prefix: str | None) -> str:
+        """The end of a sentence that says of an application that it answers."""
+        http = f" at {self.url}{route_prefix}" if self.url and route_prefix else ""
+        return f"{http}, gRPC at {self.grpc_target}" if self.grpc_target else http
+
 
 def _target(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

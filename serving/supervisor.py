@@ -372,6 +372,7 @@ class Supervisor:
             "socket_fd": fd,
             "admin": self._admin,
             "http_options": self._http,
+            "grpc_options": self._grpc,
             "logging": self._logging,
         }
         process, told = await self._children.start(

@@ -64,7 +64,12 @@ async def serve(config: dict[str, Any]) -> None:
         token = kept_token(folder / cluster.ADMIN_TOKEN_FILE)
     address = config["controller_address"]
     async with grpc.aio.insecure_channel(address, options=channel_options()) as channel:
-        api = API(ControllerStub(channel), config["http_options"], Deploys(address))
+        api = API(
+            ControllerStub(channel),
+            config["http_options"],
+            config["grpc_options"],
+            Deploys(address),
+        )
         server = _Server(
             uvicorn.Config(
                 Guard(api.app(), token),

@@ -27,11 +27,14 @@ Deploy = Callable[[bytes], Awaitable[Response]]
 
 
 class API:
-    """Answers for one cluster. `deploy` takes what is PUT."""
+    """Answers for one cluster. `deploy` takes what is PUT; `http` and `grpc` are its options."""
 
-    def __init__(self, stub: ControllerStub, http: dict[str, Any], deploy: Deploy) -> None:
+    def __init__(
+        self, stub: ControllerStub, http: dict[str, Any], grpc: dict[str, Any], deploy: Deploy
+    ) -> None:
         self._stub = stub
         self._http = http
+        self._grpc = grpc
         self._deploy = deploy
         self._description = openapi(version("serving"))
 
@@ -61,7 +64,7 @@ class API:
         return JSONResponse(self._description)
 
     async def _get(self, request: Request) -> Response:
-        details = instance_details(await self._status(), self._http)
+        details = instance_details(await self._status(), self._http, self._grpc)
         return Response(details.model_dump_json(), media_type="application/json")
 
     async def _put(self, request: Request) -> Response:

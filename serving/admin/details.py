@@ -8,6 +8,7 @@ counterpart here (actors, workers, nodes) is null.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -101,6 +102,14 @@ class HTTPDetails(BaseModel):
     keep_alive_timeout_s: float
 
 
+class GrpcDetails(BaseModel):
+    """`gRPCOptionsSchema`: how the proxies listen to gRPC clients."""
+
+    port: int
+    grpc_servicer_functions: list[str]
+    request_timeout_s: float | None
+
+
 class Target(BaseModel):
     """Where a route is served."""
 
@@ -115,7 +124,7 @@ class TargetGroup(BaseModel):
 
     targets: list[Target]
     route_prefix: str
-    protocol: Literal["HTTP"] = "HTTP"
+    protocol: Literal["HTTP", "gRPC"] = "HTTP"
 
 
 class InstanceDetails(BaseModel):
@@ -124,7 +133,7 @@ class InstanceDetails(BaseModel):
     controller_info: ProcessDetails
     proxy_location: Literal["Disabled", "HeadOnly", "EveryNode"]
     http_options: HTTPDetails | None
-    grpc_options: dict[str, Any] | None = None
+    grpc_options: GrpcDetails | None
     proxies: dict[str, ProxyDetails]
     deploy_mode: Literal["MULTI_APP"] = "MULTI_APP"
     applications: dict[str, ApplicationDetails]
@@ -132,13 +141,17 @@ class InstanceDetails(BaseModel):
     target_groups: list[TargetGroup]
 
 
-def instance_details(status: pb.ServeStatus, http: dict[str, Any]) -> InstanceDetails:
-    """Translates what the controller answers; `http` is what the proxies were started with."""
+def instance_details(
+    status: pb.ServeStatus, http: dict[str, Any], grpc: dict[str, Any]
+) -> InstanceDetails:
+    """Translates what the controller answers; `http` and `grpc` are the options that the proxies
+    were started with."""
     log = status.log or None
     return InstanceDetails(
         controller_info=ProcessDetails(actor_name="controller", log_file_path=log),
         proxy_location=http["location"],
         http_options=HTTPDetails(**{name: http[name] for name in HTTPDetails.model_fields}),
+        grpc_options=GrpcDetails(**{name: grpc[name] for name in GrpcDetails.model_fields}),
         proxies={
             proxy.name: ProxyDetails(
                 actor_name=proxy.name,
@@ -148,18 +161,21 @@ def instance_details(status: pb.ServeStatus, http: dict[str, Any]) -> InstanceDe
             for proxy in status.proxies
         },
         applications={each.name: _application(each, log) for each in status.applications},
-        target_groups=[
-            TargetGroup(
-                targets=[
-                    Target(ip=status.http_host, port=status.http_port, name=proxy.name)
-                    for proxy in status.proxies
-                ],
-                route_prefix=each.route_prefix,
-            )
-            for each in status.applications
-            if each.route_prefix and status.http_port
-        ],
+        target_groups=list(_target_groups(status)),
     )
+
+
+def _target_groups(status: pb.ServeStatus) -> Iterator[TargetGroup]:
+    names = [proxy.name for proxy in status.proxies]
+    if status.http_port:
+        targets = [Target(ip=status.http_host, port=status.http_port, name=name) for name in names]
+        for each in status.applications:
+            if each.route_prefix:
+                yield TargetGroup(targets=targets, route_prefix=each.route_prefix)
+    if status.grpc_port:
+        targets = [Target(ip=status.grpc_host, port=status.grpc_port, name=name) for name in names]
+        # Applications are told apart by metadata there: it is one group, at "/", as Ray Serve says.
+        yield TargetGroup(targets=targets, route_prefix="/", protocol="gRPC")
 
 
 def _application(message: pb.ApplicationStatus, log: str | None) -> ApplicationDetails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from serving.cli.exit_codes import ExitCode, told
 from serving.configfile import lookup
 from serving.configfile.importing import ApplicationImportError, import_all, wanted
 from serving.configfile.mistakes import ConfigError, Mistake
+from serving.names import servicer_function
+from serving.rpc.methods import OPTION, load
 
 
 def check(
@@ -37,7 +40,10 @@ def _check(file: Path, imports: bool, app_dir: Path, timeout_s: float) -> bool:
     except ConfigError as error:
         progress.say(told(error))
         return False
-    mistakes = list((_import_mistakes if imports else _lookup_mistakes)(read, app_dir, timeout_s))
+    if imports:
+        mistakes = _import_mistakes(read, app_dir, timeout_s)
+    else:
+        mistakes = list(_lookup_mistakes(read, app_dir))
     for line in read.told(mistakes):
         progress.say(line)
     if not mistakes:
@@ -45,7 +51,11 @@ def _check(file: Path, imports: bool, app_dir: Path, timeout_s: float) -> bool:
     return not mistakes
 
 
-def _lookup_mistakes(read: ReadConfig, app_dir: Path, _timeout_s: float) -> Iterator[Mistake]:
+def _lookup_mistakes(read: ReadConfig, app_dir: Path) -> Iterator[Mistake]:
+    for index, path in enumerate(read.config.grpc_options.grpc_servicer_functions):
+        target = ":".join(servicer_function(path))
+        if problem := lookup.unknown_target(target, (str(app_dir.absolute()),)):
+            yield Mistake(("grpc_options", OPTION, index), problem)
     for index, each in enumerate(read.config.applications):
         application = wanted(each, app_dir, read.base)
         for mistake in lookup.mistakes(application.application, application.folders):
@@ -54,8 +64,27 @@ def _lookup_mistakes(read: ReadConfig, app_dir: Path, _timeout_s: float) -> Iter
 
 def _import_mistakes(read: ReadConfig, app_dir: Path, timeout_s: float) -> list[Mistake]:
     applications = [wanted(each, app_dir, read.base) for each in read.config.applications]
-    return [
+    mistakes = [
         Mistake(("applications", index, *found.path), str(found))
         for index, found in enumerate(import_all(applications, timeout_s=timeout_s))
         if isinstance(found, ApplicationImportError)
     ]
+    return [*_service_mistakes(read, app_dir), *mistakes]
+
+
+def _service_mistakes(read: ReadConfig, app_dir: Path) -> Iterator[Mistake]:
+    """Those of the functions of gRPC services, which are imported here, as by who starts a
+    cluster."""
+    sys.path.insert(0, str(app_dir.absolute()))
+    known: set[str] = set()
+    for index, path in enumerate(read.config.grpc_options.grpc_servicer_functions):
+        try:
+            added = load([path])
+        except ValueError as error:
+            problem = str(error).removeprefix(f"{OPTION}: ")
+            yield Mistake(("grpc_options", OPTION, index), problem)
+            continue
+        for name in known & added.keys():
+            problem = f"adds {name}, which one before it has added"
+            yield Mistake(("grpc_options", OPTION, index), problem)
+        known |= added.keys()

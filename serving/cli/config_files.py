@@ -76,11 +76,10 @@ def report(read: ReadConfig, outcome: Deployed) -> list[ServingError]:
         if name in outcome.generations and name not in outcome.failures:
             known = status.applications.get(name)
             prefix = known.route_prefix if known is not None else None
-            where = f" at {status.url}{prefix}" if prefix and status.url else ""
             is_ready = known is not None and known.status == "RUNNING"
             word = "is ready" if is_ready else "is being deployed"
             note = ", unchanged" if name in outcome.unchanged else ""
-            progress.say(f"Application {name!r} {word}{where}{note}")
+            progress.say(f"Application {name!r} {word}{status.where(prefix)}{note}")
     for name in outcome.deleted:
         if name not in outcome.failures:
             word = "is being deleted" if name in status.applications else "is deleted"
@@ -104,9 +103,10 @@ def differences(read: ReadConfig, options_json: str) -> list[str]:
 def _differences(
     config: ServeDeploySchema, running: dict[str, dict[str, Any]]
 ) -> Iterator[Mistake]:
-    http, logging = config.cluster_options()
+    http, logging, grpc = config.cluster_options()
     for section, options, given in (
         ("http_options", http, config.given_http),
+        ("grpc_options", grpc, config.grpc_options.model_fields_set),
         ("logging_config", logging, config.logging_config.model_fields_set),
     ):
         known = running.get(section, {})

@@ -15,16 +15,20 @@ from serving import api, cluster, progress
 from serving.cli.changes import Changes
 from serving.cli.config_files import is_config, read_config, report
 from serving.cli.exit_codes import WrongArgumentError, told
-from serving.cli.options import HTTP_FLAGS, checked_import_path, takes
-from serving.config import HTTPOptions, LoggingConfig
+from serving.cli.options import GRPC_FLAGS, HTTP_FLAGS, checked_import_path, settings, takes
+from serving.config import HTTPOptions, LoggingConfig, gRPCOptions
 from serving.configfile.deploying import refusals_told
 from serving.configfile.importing import Wanted, import_one
 from serving.exceptions import ClusterError, ServingError
 
+_GRPC_FLAGS = ("host", "port", "grpc_servicer_functions", "enable_reflection")
+
 
 @takes(HTTPOptions, "http", {name: HTTP_FLAGS[name] for name in ("host", "port")})
+@takes(gRPCOptions, "grpc", {name: GRPC_FLAGS[name] for name in _GRPC_FLAGS})
 def run(
     http: HTTPOptions,
+    grpc: gRPCOptions,
     target: Annotated[
         str,
         typer.Argument(
@@ -50,10 +54,10 @@ def run(
     ] = False,
 ) -> None:
     """Serve an application, or all of a config file, until Ctrl-C."""
-    if cluster.find() is not None and http.model_fields_set:
+    if cluster.find() is not None and (http.model_fields_set or grpc.model_fields_set):
         raise ClusterError(
-            "a cluster runs already and keeps its address: leave out --host and --port, or end it "
-            "with `serving shutdown`"
+            "a cluster runs already and keeps its address: leave out --host, --port and those of "
+            "gRPC, or end it with `serving shutdown`"
         )
     if not is_config(target):
         served: _Served = _Application(
@@ -67,7 +71,8 @@ def run(
         )
     # From here on: what changes during the first deploy must not be missed.
     changes = Changes(app_dir, served.file) if reload else None
-    with api.connected(*served.options(http)), api.until_interrupted(name or "default"):
+    options = settings(app_dir, *served.options(http, grpc), flags=grpc.model_fields_set)
+    with api.connected(options), api.until_interrupted(name or "default"):
         served.deploy()
         if changes is None:
             api.wait_for_end()
@@ -94,8 +99,10 @@ class _Served(Protocol):
         """What to watch beside Python files."""
         ...
 
-    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
-        """Of the cluster that is started for it; what is given for HTTP wins."""
+    def options(
+        self, http: HTTPOptions, grpc: gRPCOptions
+    ) -> tuple[HTTPOptions, LoggingConfig, gRPCOptions]:
+        """Of the cluster that is started for it; what is given here wins."""
         ...
 
     def deploy(self, salt: str = "") -> None:
@@ -112,8 +119,10 @@ class _Application:
         self._section = {"name": name, "route_prefix": route_prefix, "import_path": import_path}
         self._folders = (str(app_dir.absolute()),)
 
-    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
-        return http, LoggingConfig()
+    def options(
+        self, http: HTTPOptions, grpc: gRPCOptions
+    ) -> tuple[HTTPOptions, LoggingConfig, gRPCOptions]:
+        return http, LoggingConfig(), grpc
 
     def deploy(self, salt: str = "") -> None:
         found = import_one(Wanted(self._section, self._folders, salt), timeout_s=math.inf)
@@ -134,9 +143,12 @@ class _ConfigFile:
         self.file = file
         self._app_dir = app_dir
 
-    def options(self, http: HTTPOptions) -> tuple[HTTPOptions, LoggingConfig]:
-        given = http.model_dump(exclude_unset=True)
-        return read_config(self.file).config.cluster_options(http=given)
+    def options(
+        self, http: HTTPOptions, grpc: gRPCOptions
+    ) -> tuple[HTTPOptions, LoggingConfig, gRPCOptions]:
+        return read_config(self.file).config.cluster_options(
+            http=http.model_dump(exclude_unset=True), grpc=grpc.model_dump(exclude_unset=True)
+        )
 
     def deploy(self, salt: str = "") -> None:
         read = read_config(self.file)

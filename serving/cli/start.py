@@ -10,29 +10,40 @@ import typer
 
 from serving import api, cluster
 from serving.cli.config_files import read_config
-from serving.cli.options import ADMIN_FLAGS, HTTP_FLAGS, LOGGING_FLAGS, NODE_FLAGS, takes
+from serving.cli.options import (
+    ADMIN_FLAGS,
+    GRPC_FLAGS,
+    HTTP_FLAGS,
+    LOGGING_FLAGS,
+    NODE_FLAGS,
+    settings,
+    takes,
+)
 from serving.config import (
     ADMIN_TOKEN_VARIABLE,
     AdminOptions,
     HTTPOptions,
     LoggingConfig,
     NodeOptions,
+    gRPCOptions,
 )
 from serving.exceptions import ClusterError
 
 
 @takes(HTTPOptions, "http", HTTP_FLAGS)
+@takes(gRPCOptions, "grpc", GRPC_FLAGS)
 @takes(AdminOptions, "admin", ADMIN_FLAGS)
 @takes(LoggingConfig, "logging", LOGGING_FLAGS)
 @takes(NodeOptions, "node", NODE_FLAGS)
 def start(
     http: HTTPOptions,
+    grpc: gRPCOptions,
     admin: AdminOptions,
     logging: LoggingConfig,
     node: NodeOptions,
     config: Annotated[
         Path | None,
-        typer.Option(help="A config file, for its options of HTTP and logging; flags win."),
+        typer.Option(help="A config file, for its options of HTTP, gRPC and logging; flags win."),
     ] = None,
     with_admin: Annotated[
         bool, typer.Option("--admin/--no-admin", help="Whether there is a REST API.")
@@ -44,25 +55,36 @@ def start(
         ),
     ] = False,
 ) -> None:
-    """Start a cluster that stays until `serving shutdown`."""
+    """Start a cluster that stays until `serving shutdown`. Functions of gRPC services are imported
+    from the working folder, too."""
     if (address := cluster.find()) is not None:
         raise ClusterError(f"a cluster runs already, at {api.status().url or address}")
+    flags = grpc.model_fields_set
     if config is not None:
-        given = read_config(config).config
-        http, logging = given.cluster_options(
-            http.model_dump(exclude_unset=True), logging.model_dump(exclude_unset=True)
-        )
-    settings = cluster.ClusterSettings(http, logging, admin if with_admin else None, node)
+        given = (each.model_dump(exclude_unset=True) for each in (http, logging, grpc))
+        http, logging, grpc = read_config(config).config.cluster_options(*given)
+    chosen = settings(
+        Path("."),
+        http,
+        logging,
+        grpc,
+        admin=admin if with_admin else None,
+        node=node,
+        flags=flags,
+    )
     if block:
-        cluster.become(settings)
-    started = cluster.start_detached(settings)
+        cluster.become(chosen)
+    started = cluster.start_detached(chosen)
     typer.echo(f"Cluster started, process {started['pid']}; logs are in {started['log']}")
     if problem := started["admin_problem"]:
         typer.echo(f"serving: {problem}", err=True)
     if started["admin_url"]:
         typer.echo(f"REST API: {started['admin_url']}/{_how_to_enter(admin, started)}")
-    if url := api.status().url:
-        typer.echo(f"HTTP: {url}/")
+    status = api.status()
+    if status.grpc_target:
+        typer.echo(f"gRPC: {status.grpc_target}")
+    if status.url:
+        typer.echo(f"HTTP: {status.url}/")
 
 
 def _how_to_enter(admin: AdminOptions, started: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from serving.config import (
     RAY_ENV_ONLY,
@@ -23,6 +23,7 @@ from serving.config import (
     ResourceOptions,
     RuntimeEnv,
     Settings,
+    gRPCOptions,
 )
 from serving.names import check_application_name, check_deployment_name, check_route_prefix
 
@@ -176,12 +177,7 @@ class ServeApplicationSchema(_Section, Settings):
 class HTTPOptionsSchema(_Section, HTTPOptions):
     """How the proxies listen to HTTP clients. Taken when the cluster starts."""
 
-    @field_validator("host")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if "/" in value or any(map(str.isspace, value)):
-            raise ValueError("must be an address or a name alone, as '127.0.0.1' or 'localhost'")
-        return value
+    _check_host = field_validator("host")(lambda cls, value: _checked(_is_address, value))
 
     ssl_keyfile_password: None = None
     """Refused: the key file must not be encrypted."""
@@ -194,15 +190,11 @@ class HTTPOptionsSchema(_Section, HTTPOptions):
         raise ValueError("is not supported, and to leave it out would make the port less safe")
 
 
-class gRPCOptionsSchema(_Section, Settings):
-    """How the proxies listen to gRPC clients."""
+class gRPCOptionsSchema(_Section, gRPCOptions):
+    """How the proxies listen to gRPC clients. They do so where `grpc_servicer_functions` are given.
+    Taken when the cluster starts."""
 
-    port: int = Field(default=9000, ge=0, le=65535)
-    """TCP port."""
-    grpc_servicer_functions: list[str] = []
-    """Import paths of the generated `add_…Servicer_to_server` functions."""
-    request_timeout_s: PositiveFloat | None = None
-    """Seconds that a request may take as a whole; null: no limit."""
+    _check_host = field_validator("host")(lambda cls, value: _checked(_is_address, value))
 
 
 class ServeDeploySchema(_Section, Settings):
@@ -212,8 +204,8 @@ class ServeDeploySchema(_Section, Settings):
     """Where proxies run; "Disabled": no HTTP. Taken when the cluster starts."""
     http_options: HTTPOptionsSchema = Field(default_factory=HTTPOptionsSchema)
     """How the proxies listen to HTTP clients. Taken when the cluster starts."""
-    grpc_options: Annotated[gRPCOptionsSchema | None, Ignored("there is no gRPC proxy yet")] = None
-    """How the proxies listen to gRPC clients."""
+    grpc_options: gRPCOptionsSchema = Field(default_factory=gRPCOptionsSchema)
+    """How the proxies listen to gRPC clients. Taken when the cluster starts."""
     logging_config: LoggingConfigSchema = Field(default_factory=LoggingConfigSchema)
     """What the processes log, and how. Taken when the cluster starts."""
     applications: list[ServeApplicationSchema]
@@ -231,11 +223,17 @@ class ServeDeploySchema(_Section, Settings):
         return found
 
     def cluster_options(
-        self, http: Mapping[str, Any] = {}, logging: Mapping[str, Any] = {}
-    ) -> tuple[HTTPOptions, LoggingConfig]:
+        self,
+        http: Mapping[str, Any] = {},
+        logging: Mapping[str, Any] = {},
+        grpc: Mapping[str, Any] = {},
+    ) -> tuple[HTTPOptions, LoggingConfig, gRPCOptions]:
         """What a cluster that is started for this config is started with; these options win."""
-        own = given(self.logging_config)
-        return HTTPOptions(**{**self.given_http, **http}), LoggingConfig(**{**own, **logging})
+        return (
+            HTTPOptions(**{**self.given_http, **http}),
+            LoggingConfig(**{**given(self.logging_config), **logging}),
+            gRPCOptions(**{**given(self.grpc_options), **grpc}),
+        )
 
 
 def given(section: BaseModel) -> dict[str, Any]:
@@ -247,6 +245,11 @@ def given(section: BaseModel) -> dict[str, Any]:
         if not any(isinstance(mark, Ignored) for mark in fields[name].metadata):
             found[name] = given(value) if isinstance(value, BaseModel) else value
     return {name: found[name] for name in fields if name in found}
+
+
+def _is_address(host: str) -> None:
+    if "/" in host or any(map(str.isspace, host)):
+        raise ValueError("must be an address or a name alone, as '127.0.0.1' or 'localhost'")
 
 
 def _checked(check: Any, value: str) -> str:

@@ -95,6 +95,22 @@ def _cross_checks(values: Any) -> Iterator[Mistake]:
     if isinstance(http, dict) and "location" in http and "proxy_location" in values:
         message = "stands at the top level already, as proxy_location: keep one of them"
         yield Mistake(("http_options", "location"), message, of_key=True)
+    grpc = values.get("grpc_options")
+    if isinstance(grpc, dict) and grpc.get("grpc_servicer_functions"):
+        yield from _grpc_checks(values, http if isinstance(http, dict) else {}, grpc)
+
+
+def _grpc_checks(
+    values: dict[str, Any], http: dict[str, Any], grpc: dict[str, Any]
+) -> Iterator[Mistake]:
+    """Of services that are to be answered."""
+    where = ("proxy_location",) if "proxy_location" in values else ("http_options", "location")
+    if values.get("proxy_location", http.get("location")) in ("Disabled", "NoServer"):
+        message = "leaves no proxy to answer for grpc_options.grpc_servicer_functions: keep one"
+        yield Mistake(where, message)
+    port = grpc.get("port")
+    if port and port == http.get("port"):
+        yield Mistake(("grpc_options", "port"), f"{port} is also that of http_options")
 
 
 def _application_checks(application: dict[str, Any], path: Path) -> Iterator[Mistake]:

@@ -63,6 +63,9 @@ def deployed_text(status: pb.ServeStatus) -> str:
     if location := http.pop("location", None):
         config["proxy_location"] = location
     config["http_options"] = _without_nulls(http)
+    grpc = options.get("grpc_options", {})
+    if grpc.get("grpc_servicer_functions"):
+        config["grpc_options"] = _without_nulls(grpc)
     config["logging_config"] = _without_nulls(options.get("logging_config", {}))
     running = [each for each in status.applications if each.status != "DELETING"]
     config["applications"] = [json.loads(each.config_json) for each in running if each.config_json]

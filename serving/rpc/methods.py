@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 
+from serving.names import servicer_function
 from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
 
 OPTION = "grpc_servicer_functions"
@@ -78,12 +79,10 @@ def describe(methods: Mapping[str, Method]) -> GrpcServices:
 
 
 def _imported(path: str) -> Callable[[Any, Any], object]:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    if not (module and name.isidentifier()):
-        raise ValueError(
-            f"{OPTION}: {path!r} is no import path: give one as "
-            "'helloworld_pb2_grpc.add_GreeterServicer_to_server'"
-        )
+    try:
+        module, name = servicer_function(path)
+    except ValueError as error:
+        raise ValueError(f"{OPTION}: {error}") from None
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from serving.admin.details import InstanceDetails, instance_details
-from serving.config import HTTPOptions
+from serving.config import HTTPOptions, gRPCOptions
 from serving.v1 import controller_pb2 as pb
 
 PROCESS = {
@@ -88,8 +88,9 @@ def cluster(word: str = "RUNNING", deployment_word: str = "HEALTHY") -> pb.Serve
     )
 
 
-def details(status: pb.ServeStatus) -> InstanceDetails:
-    return instance_details(status, HTTPOptions(port=8000).model_dump(mode="json"))
+def details(status: pb.ServeStatus, grpc: gRPCOptions | None = None) -> InstanceDetails:
+    http = HTTPOptions(port=8000).model_dump(mode="json")
+    return instance_details(status, http, (grpc or gRPCOptions()).model_dump(mode="json"))
 
 
 def test_details_have_the_fields_of_rays_and_no_others() -> None:
@@ -125,3 +126,20 @@ def test_cluster_without_http_has_no_targets() -> None:
     status.http_port = 0
 
     assert details(status).target_groups == []
+
+
+def test_grpc_is_told_with_rays_fields_and_a_target_group_of_its_own() -> None:
+    status = cluster()
+    status.grpc_host, status.grpc_port = "127.0.0.1", 9000
+
+    found = details(status, gRPCOptions(grpc_servicer_functions=["pb.add"], request_timeout_s=2))
+
+    assert found.grpc_options is not None
+    assert found.grpc_options.model_dump() == {
+        "port": 9000,
+        "grpc_servicer_functions": ["pb.add"],
+        "request_timeout_s": 2,
+    }
+    http, grpc = found.target_groups
+    assert (http.protocol, http.route_prefix) == ("HTTP", "/a")
+    assert (grpc.protocol, grpc.route_prefix, grpc.targets[0].port) == ("gRPC", "/", 9000)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -10,14 +12,17 @@ from typer.testing import CliRunner
 from serving.cli.exit_codes import ExitCode, WrongArgumentError, code_of
 from serving.cli.options import (
     ADMIN_FLAGS,
+    GRPC_FLAGS,
     HTTP_FLAGS,
     LOGGING_FLAGS,
     NODE_FLAGS,
     OWNERS,
+    settings,
     takes,
 )
-from serving.config import AdminOptions, HTTPOptions, LoggingConfig, NodeOptions
+from serving.config import AdminOptions, HTTPOptions, LoggingConfig, NodeOptions, gRPCOptions
 from serving.exceptions import ClusterError, DeploymentFailedError
+from serving.v1.grpc_pb2 import GrpcServices
 
 got: list[tuple[HTTPOptions, LoggingConfig, str]] = []
 app = typer.Typer()
@@ -63,11 +68,12 @@ def test_wrong_value_names_the_option_and_is_a_usage_error() -> None:
     assert code_of(caught.value) is ExitCode.USAGE
 
 
-@pytest.mark.parametrize("flags", [HTTP_FLAGS, LOGGING_FLAGS, ADMIN_FLAGS, NODE_FLAGS])
+@pytest.mark.parametrize("flags", [HTTP_FLAGS, GRPC_FLAGS, LOGGING_FLAGS, ADMIN_FLAGS, NODE_FLAGS])
 def test_every_setting_has_its_flag(flags: dict[str, object]) -> None:
     """A field that is added to the settings gets one too, or a reason why not stands here."""
     known: dict[type[BaseModel], object] = {
         HTTPOptions: HTTP_FLAGS,
+        gRPCOptions: GRPC_FLAGS,
         LoggingConfig: LOGGING_FLAGS,
         AdminOptions: ADMIN_FLAGS,
         NodeOptions: NODE_FLAGS,
@@ -76,6 +82,67 @@ def test_every_setting_has_its_flag(flags: dict[str, object]) -> None:
     (model,) = (model for model, own in known.items() if own is flags)
 
     assert flags.keys() == model.model_fields.keys()
+
+
+def test_list_is_given_item_by_item() -> None:
+    app = typer.Typer()
+    found: list[gRPCOptions] = []
+    app.command()(takes(gRPCOptions, "grpc", GRPC_FLAGS)(lambda grpc: found.append(grpc)))
+    flag = "--grpc-servicer-functions"
+
+    for arguments in ([], [flag, "a.b", flag, "c:d", "--grpc-reflection"]):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+    assert found == [
+        gRPCOptions(),
+        gRPCOptions(grpc_servicer_functions=["a.b", "c:d"], enable_reflection=True),
+    ]
+    assert found[0].model_fields_set == set()
+
+
+SERVICE = "serving.v1.api_pb2_grpc.add_ServingAPIServicer_to_server"
+
+
+@pytest.mark.parametrize(
+    ("http", "grpc", "message"),
+    [
+        ({}, {"host": "::1", "port": 9}, "--grpc-host, --grpc-port: there is no gRPC service"),
+        ({}, {"grpc_servicer_functions": ["no_such.add"]}, "'no_such.add' cannot be imported"),
+        ({}, {"grpc_servicer_functions": ["json.dumps"]}, "'json.dumps' is no generated add_"),
+        ({}, {"grpc_servicer_functions": [SERVICE] * 2}, "a second time"),
+        ({"location": None}, {"grpc_servicer_functions": [SERVICE]}, "there are no proxies"),
+        ({"port": 9}, {"port": 9, "grpc_servicer_functions": [SERVICE]}, "the same port, 9"),
+    ],
+)
+def test_grpc_that_cannot_be_answered_is_a_usage_error(
+    http: dict[str, Any],
+    grpc: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    options = gRPCOptions(**grpc)
+
+    with pytest.raises(WrongArgumentError, match=message):
+        settings(
+            tmp_path, HTTPOptions(**http), LoggingConfig(), options, flags=options.model_fields_set
+        )
+
+
+def test_functions_of_services_are_imported_from_the_folder_that_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path, _, name = SERVICE.rpartition(".")
+    (tmp_path / "of_the_folder.py").write_text(f"from {path} import {name} as add\n")
+    options = gRPCOptions(grpc_servicer_functions=["of_the_folder.add"])
+
+    found = settings(tmp_path, HTTPOptions(), LoggingConfig(), options)
+
+    services = GrpcServices.FromString(found.grpc_services)
+    assert {each.name.rpartition("/")[0] for each in services.methods} == {"/serving.v1.ServingAPI"}
+    assert found.as_config()["grpc_sys_path"][0] == str(tmp_path)
 
 
 def test_help_says_what_the_settings_say() -> None:

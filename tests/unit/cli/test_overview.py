@@ -43,10 +43,13 @@ STATUS = ServeStatus(
     http_host="127.0.0.1",
     http_port=8000,
     admin_url="http://127.0.0.1:8270",
+    grpc_host="::1",
+    grpc_port=9000,
 )
 FACTS = [
     "http://127.0.0.1:8000/",
     "http://127.0.0.1:8270/",
+    "gRPC: [::1]:9000",
     "proxy-0: HEALTHY",
     "shop",
     "/shop",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.config import DeploymentOptions, HTTPOptions, LoggingConfig
+from serving.config import DeploymentOptions, HTTPOptions, LoggingConfig, gRPCOptions
 from serving.configfile.mistakes import ConfigError, lines
 from serving.configfile.schema import DeploymentSchema, ServeDeploySchema, given
 from serving.configfile.validation import checked, ignored, read
@@ -70,7 +70,6 @@ def test_file_for_ray_serve_is_taken_and_says_what_has_no_effect(tmp_path: Path)
         "config.yaml:29:5: applications[0].deployments[0].placement_group_strategy",
         "config.yaml:30:5: applications[0].deployments[0].logging_config",
         "config.yaml:31:5: applications[0].deployments[0].request_router_config",
-        "config.yaml:5:1: grpc_options",
         "config.yaml:7:3: logging_config.additional_log_standard_attrs",
     ]
 
@@ -80,15 +79,17 @@ def test_options_of_the_file_start_the_cluster_and_those_of_the_command_win() ->
         {
             "proxy_location": "HeadOnly",
             "http_options": {"host": "0.0.0.0", "port": 1},
+            "grpc_options": {"port": 3, "grpc_servicer_functions": ["pb:add"]},
             "logging_config": {"log_level": 10},
             "applications": [],
         }
     )
 
-    http, logging = found.cluster_options(http={"port": 2})
+    http, logging, grpc = found.cluster_options(http={"port": 2}, grpc={"port": 4})
 
     assert http == HTTPOptions(host="0.0.0.0", port=2, location="HeadOnly")
     assert logging == LoggingConfig(log_level="DEBUG")
+    assert grpc == gRPCOptions(port=4, grpc_servicer_functions=["pb:add"])
 
 
 def test_every_option_of_a_deployment_is_in_the_schema_but_functions() -> None:

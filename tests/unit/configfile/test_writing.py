@@ -40,7 +40,11 @@ def test_built_file_has_what_the_code_gives_and_says_what_it_cannot_hold() -> No
 
 def test_what_is_deployed_is_a_config_that_can_be_deployed() -> None:
     section = {"name": "a", "route_prefix": None, "import_path": "app:app"}
-    options = {"http_options": {"host": "::1", "location": "HeadOnly"}, "logging_config": {}}
+    options = {
+        "http_options": {"host": "::1", "location": "HeadOnly"},
+        "grpc_options": {"port": 9, "grpc_servicer_functions": ["pb.add"], "ssl_keyfile": None},
+        "logging_config": {},
+    }
     status = pb.ServeStatus(
         options_json=json.dumps(options),
         applications=[
@@ -55,5 +59,7 @@ def test_what_is_deployed_is_a_config_that_can_be_deployed() -> None:
     found = checked(yaml.safe_load(text))
     assert [application.name for application in found.applications] == ["a"]
     assert found.applications[0].route_prefix is None
-    assert found.cluster_options()[0].location == "HeadOnly"
+    http, _, grpc = found.cluster_options()
+    assert http.location == "HeadOnly"
+    assert (grpc.port, grpc.grpc_servicer_functions) == (9, ["pb.add"])
     assert "# Application 'b' was deployed by a script" in text

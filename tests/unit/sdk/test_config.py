@@ -1,4 +1,4 @@
-"""HTTP and logging options."""
+"""HTTP, gRPC and logging options."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
+import serving
 from serving import schema
-from serving.config import HTTPOptions, LoggingConfig, ProxyLocation, validated
+from serving.config import (
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    Settings,
+    gRPCOptions,
+    validated,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +79,38 @@ def test_wrong_http_option_is_named(options: dict[str, Any], message: str) -> No
         validated(HTTPOptions, options, "http_options")
 
 
-def test_options_travel_as_json() -> None:
-    options = HTTPOptions(port=0, location=None, request_timeout_s=3)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ports": 1}, "grpc_options: unknown option 'ports' .did you mean 'port'"),
+        ({"port": -1}, "'port'.*got -1"),
+        ({"grpc_servicer_functions": "pb.add"}, "'grpc_servicer_functions'.*list.*got 'pb.add'"),
+        ({"grpc_servicer_functions": ["add"]}, "functions.0': 'add' is no import path: give one"),
+        ({"grpc_servicer_functions": ["pb/x.add"]}, "'pb/x.add' is no import path"),
+        ({"max_send_message_bytes": 0}, "'max_send_message_bytes'.*got 0"),
+        ({"ssl_keyfile": "key.pem"}, "ssl_certfile and ssl_keyfile go together"),
+        ({"ssl_ca_certs": "ca.pem"}, "ssl_ca_certs needs ssl_certfile and ssl_keyfile"),
+    ],
+)
+def test_wrong_grpc_option_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        validated(gRPCOptions, options, "grpc_options")
 
-    assert HTTPOptions.model_validate(options.model_dump(mode="json")) == options
+
+def test_grpc_options_are_where_rays_are() -> None:
+    assert serving.gRPCOptions is gRPCOptions
+    assert {"port", "grpc_servicer_functions", "request_timeout_s"} < set(gRPCOptions.model_fields)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HTTPOptions(port=0, location=None, request_timeout_s=3),
+        gRPCOptions(port=0, grpc_servicer_functions=["pb:add"], request_timeout_s=3),
+    ],
+)
+def test_options_travel_as_json(options: Settings) -> None:
+    assert type(options).model_validate(options.model_dump(mode="json")) == options
 
 
 def test_names_of_ray_serves_schema_are_there() -> None:

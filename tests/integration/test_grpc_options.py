@@ -1,0 +1,148 @@
+"""From the options of gRPC to the processes of a cluster: who is told what."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import serving
+from serving import api
+from serving.v1.controller_pb2 import ReplicaSpec
+from serving.v1.grpc_pb2 import GrpcServices
+from tests.support.control import (
+    DEADLINE_S,
+    command,
+    descendants,
+    get,
+    isolate,
+    until,
+)
+
+FUNCTION = "serving.v1.api_pb2_grpc.add_ServingAPIServicer_to_server"
+
+
+@serving.deployment
+def inner(request: object = None) -> str:
+    return "inner"
+
+
+@serving.deployment
+class Outer:
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    async def __call__(self, request: object) -> str:
+        return str(await self.inner.remote())
+
+
+def proxies() -> list[psutil.Process]:
+    return [each for each in descendants(os.getpid()) if "-m serving.proxy" in command(each)]
+
+
+def told(proxy: psutil.Process) -> dict[str, Any]:
+    """What a proxy was started with."""
+    return dict(json.loads(proxy.environ()["SERVING_PROXY_CONFIG"]))
+
+
+def services(proxy: psutil.Process) -> set[str]:
+    """The methods that it reads from its descriptor, however far others have read."""
+    fd = os.open(f"/proc/{proxy.pid}/fd/{told(proxy)['grpc_services_fd']}", os.O_RDONLY)
+    try:
+        return {method.name for method in GrpcServices.FromString(os.pread(fd, 1 << 20, 0)).methods}
+    finally:
+        os.close(fd)
+
+
+def spec_of(deployment: str) -> ReplicaSpec:
+    """What a replica was started with."""
+    (application,) = serving.status().applications.values()
+    (replica,) = application.deployments[deployment].replicas
+    arguments = psutil.Process(replica.pid).cmdline()
+    return ReplicaSpec.FromString(Path(arguments[-1]).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.schema.ServeStatus]:
+    """Two proxies, and an application of two deployments."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("cluster"))
+        try:
+            started = serving.start(
+                http_options={"port": 0, "num_proxies": 2},
+                grpc_options=serving.gRPCOptions(
+                    port=0, grpc_servicer_functions=[FUNCTION], max_send_message_bytes=5000
+                ),
+            )
+            serving.run(Outer.bind(inner.bind()), name="app", route_prefix=None)
+            yield started
+        finally:
+            serving.shutdown()
+
+
+def shown(*options: str) -> str:
+    """What `serving status` says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVING_ADDRESS", str(api._address()))
+        arguments = [sys.executable, "-m", "serving.cli", "status", *options]
+        return subprocess.run(
+            arguments, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+        ).stdout
+
+
+def test_status_tells_the_port_that_was_picked(cluster: serving.schema.ServeStatus) -> None:
+    assert cluster.grpc_port not in (0, cluster.http_port)
+    assert cluster.grpc_target == f"127.0.0.1:{cluster.grpc_port}"
+    assert f"gRPC: {cluster.grpc_target}" in shown().splitlines()
+    assert json.loads(shown("--json"))["grpc_port"] == cluster.grpc_port
+
+
+def test_proxies_share_a_port_and_get_the_services_again_when_they_are_started_again(
+    cluster: serving.schema.ServeStatus,
+) -> None:
+    first, second = proxies()
+    assert told(first)["grpc_options"] == told(second)["grpc_options"]
+    assert told(first)["grpc_options"]["port"] == cluster.grpc_port
+    expected = {"/serving.v1.ServingAPI/Healthz", "/serving.v1.ServingAPI/ListApplications"}
+    assert services(first) == services(second) == expected
+
+    first.kill()
+    again = until(lambda: next(iter(set(proxies()) - {first, second}), None))
+
+    assert services(again) == expected
+    until(lambda: set(serving.status().proxies.values()) == {"HEALTHY"})
+
+
+def test_ingress_replica_alone_is_told_of_the_services(
+    cluster: serving.schema.ServeStatus,
+) -> None:
+    settings = spec_of("Outer").grpc
+
+    assert list(settings.servicer_functions) == [FUNCTION]
+    assert settings.max_send_message_bytes == 5000
+    assert settings.max_receive_message_bytes == 100 * 1024 * 1024
+    assert settings.sys_path == [os.path.abspath(entry) for entry in sys.path]
+    assert not spec_of("inner").HasField("grpc")
+
+
+def test_application_without_a_prefix_is_no_route_of_http(
+    cluster: serving.schema.ServeStatus,
+) -> None:
+    assert get("/-/routes").json() == {}
+    assert get("/anything").status_code == 404
+
+
+def test_options_for_a_cluster_that_runs_are_ignored_with_a_warning(
+    cluster: serving.schema.ServeStatus,
+) -> None:
+    with pytest.warns(RuntimeWarning, match="grpc_options.* are ignored"):
+        status = serving.start(grpc_options={"port": 1})
+
+    assert status.grpc_port == cluster.grpc_port
