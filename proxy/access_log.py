@@ -22,7 +22,8 @@ class Entry(NamedTuple):
     route: str
     method: str
     path: str
-    status: int
+    status: int | str
+    """A number of HTTP, or a name of gRPC."""
     latency_s: float
     request_id: str
     model_id: str = ""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serving.aio import Tasks
-from serving.config import HTTPOptions
+from serving.config import HTTPOptions, gRPCOptions
 from serving.proxy.access_log import AccessLog
 from serving.proxy.errors import NO_ROUTE, NOTHING_DEPLOYED, Failure
 from serving.proxy.http import HttpExchange
@@ -28,10 +28,14 @@ class Proxy:
         options: HTTPOptions,
         access_log: AccessLog | None,
         directory: Directory | None = None,
+        grpc_options: gRPCOptions | None = None,
     ) -> None:
         self.options = options
+        self.grpc_options = grpc_options or gRPCOptions()
         self.access_log = access_log
-        self.directory = directory or Directory(connect_ingresses=True)
+        self.directory = directory or Directory(
+            connects=lambda route: bool(route.prefix) or grpc_options is not None
+        )
         self.tasks = Tasks()
         self.draining = False
 

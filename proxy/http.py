@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from serving.mux import ResetCode, StreamError
 from serving.mux.session import Part
-from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
     CANCELLED_BY_REPLICA,
     CLIENT_LEFT,
@@ -21,11 +19,11 @@ from serving.proxy.errors import (
     ResponseBroken,
     failure_of,
 )
+from serving.proxy.exchange import Exchange
 from serving.proxy.protocol import DEPARTURE, Departure
 from serving.proxy.receiver import Message, Receiver
 from serving.proxy.requests import RequestHead, flatten_scope
 from serving.routing.router import Call, RoutingError
-from serving.routing.routes import Route
 from serving.v1.http_pb2 import BODY, CONTINUE, REQUEST, RESPONSE, HttpResponse
 
 if TYPE_CHECKING:
@@ -36,27 +34,10 @@ logger = logging.getLogger("serving.proxy")
 REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
-class HttpExchange:
+class HttpExchange(Exchange):
     """One request and its response. :meth:`run` is the whole of its life, in the server's task."""
 
-    __slots__ = (
-        "_call",
-        "_deadline",
-        "_departure",
-        "_head",
-        "_interrupted",
-        "_loop",
-        "_proxy",
-        "_receiver",
-        "_route",
-        "_scope",
-        "_send",
-        "_started_at",
-        "_status",
-        "_task",
-        "_timer",
-        "_upload",
-    )
+    __slots__ = ("_departure", "_head", "_receiver", "_scope", "_send", "_status")
 
     def __init__(
         self,
@@ -65,26 +46,12 @@ class HttpExchange:
         receive: Callable[[], Any],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        # Connection
-        self._proxy = proxy
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Any] | None = None
+        self._head = RequestHead(scope)
+        super().__init__(proxy, self._head.request_id, self._head.model_id)
+        self._scope = scope
         self._departure: Departure = scope[DEPARTURE]
         self._receiver = Receiver(receive)
         self._send = send
-
-        # Request
-        self._scope = scope
-        self._route: Route | None = None
-        self._head = RequestHead(scope)
-        self._started_at = time.perf_counter()
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._upload: asyncio.Task[None] | None = None
-        self._interrupted: ResetCode | None = None
-
-        # Response
-        self._call: Call | None = None
         # What the access log tells: that of the head that was sent, or of what cut it off.
         self._status = 0
 
@@ -112,7 +79,7 @@ class HttpExchange:
         except ResponseBroken:
             raise
         except Exception:
-            logger.exception("request failed in the proxy", extra=self._stamp())
+            logger.exception("request failed in the proxy", extra=self._stamp(self._prefix))
             await self._fail(HANDLER_FAILED)
 
     async def _serve(self) -> None:
@@ -124,9 +91,8 @@ class HttpExchange:
         if router is None:
             await self._fail(UNAVAILABLE)
             return
-        self._task = asyncio.current_task()
+        self._start_clock(self._proxy.options.request_timeout_s)
         self._departure.watch(self._depart)
-        self._start_clock()
         body, complete = self._first_body()
         request = flatten_scope(self._scope, self._head, route, body)
         call = self._call = await router.start(
@@ -138,7 +104,7 @@ class HttpExchange:
             key=self._head.model_id,
         )
         if not complete and not self._head.expects_continue:
-            self._start_upload(call)
+            self._start_upload(self._send_upload(call))
         await self._relay(call)
 
     def _first_body(self) -> tuple[bytes, bool]:
@@ -155,7 +121,8 @@ class HttpExchange:
         """Passes the response on, each chunk as it comes."""
         part = call.first or await call.stream.receive()
         while part is not None and part.tag == CONTINUE:
-            self._start_upload(call)
+            if self._upload is None:
+                self._start_upload(self._send_upload(call))
             part = await call.stream.receive()
         if part is None or part.tag != RESPONSE or part.more:
             raise RuntimeError(
@@ -203,25 +170,8 @@ class HttpExchange:
         )
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    # What can interrupt it.
-
-    def _start_clock(self) -> None:
-        timeout_s = self._proxy.options.request_timeout_s
-        if timeout_s is not None:
-            self._deadline = self._loop.time() + timeout_s
-            self._timer = self._loop.call_at(self._deadline, self._interrupt, ResetCode.TIMEOUT)
-
-    def _interrupt(self, code: ResetCode) -> None:
-        if self._interrupted is None and self._task is not None:
-            self._interrupted = code
-            self._task.cancel()
-
     def _depart(self) -> None:
         self._interrupt(ResetCode.CANCEL)
-
-    def _start_upload(self, call: Call) -> None:
-        if self._upload is None:
-            self._upload = self._proxy.tasks.start(self._send_upload(call), name="upload")
 
     async def _send_upload(self, call: Call) -> None:
         """Sends the rest of the body as fast as the handler reads it."""
@@ -234,41 +184,12 @@ class HttpExchange:
             await call.stream.send(BODY, message["body"], end=not more)
 
     async def _close(self) -> None:
-        self._task = None  # From here on nothing interrupts it.
         self._departure.unwatch(self._depart)
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._upload is not None:
-            self._upload.cancel()
-            await asyncio.wait((self._upload,))
+        await self._release()
         self._receiver.close()
-        if self._call is not None:
-            self._call.close(self._interrupted or ResetCode.CANCEL)
-        if self._proxy.access_log is not None:
-            self._log(self._proxy.access_log.add)
+        method, path = self._scope["method"], self._scope["raw_path"].decode("latin-1")
+        self._log(self._prefix or "-", method, path, self._status)
 
-    def _stamp(self) -> dict[str, str]:
-        """What a line of the log tells of the request."""
-        route = self._route
-        return {
-            "serving_request_id": self._head.request_id,
-            "serving_route": route.prefix if route else "",
-            "serving_application": route.application if route else "",
-            "serving_model_id": self._head.model_id,
-        }
-
-    def _log(self, add: Callable[[Entry], None]) -> None:
-        route = self._route
-        add(
-            Entry(
-                time.time(),
-                route.application if route else "-",
-                route.prefix if route else "-",
-                self._scope["method"],
-                self._scope["raw_path"].decode("latin-1"),
-                self._status,
-                time.perf_counter() - self._started_at,
-                self._head.request_id,
-                self._head.model_id,
-            )
-        )
+    @property
+    def _prefix(self) -> str:
+        return self._route.prefix if self._route else ""

@@ -36,11 +36,7 @@ class RequestHead:
                 self.expects_continue = value.lower() == b"100-continue"
             elif name == MODEL_ID_HEADER:
                 self.model_id = value.decode("utf-8", "replace")
-        if _FIT_REQUEST_ID.fullmatch(request_id):
-            self.request_id = request_id.decode()
-            """The client's where it is fit for one, or one made here."""
-        else:
-            self.request_id = os.urandom(16).hex()
+        self.request_id = fit_request_id(request_id)
 
     def answer_headers(self, flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """A response's headers, with the request's id unless the handler set one."""
@@ -49,6 +45,11 @@ class RequestHead:
         if not any(len(name) == 12 and name.lower() == b"x-request-id" for name, _ in headers):
             headers.append((b"x-request-id", self.request_id.encode()))
         return headers
+
+
+def fit_request_id(sent: bytes) -> str:
+    """What a request is called: as the client says where that is fit for it, else by a new id."""
+    return sent.decode() if _FIT_REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
 
 
 def flatten_scope(

@@ -1,4 +1,4 @@
-"""The life of a proxy process: uvicorn on a socket that was bound for it."""
+"""The life of a proxy process: uvicorn on a socket that was bound for it, and a gRPC server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 import uvicorn
 
 from serving.aio import Tasks, settle_gc
-from serving.config import HTTPOptions, LoggingConfig
+from serving.config import HTTPOptions, LoggingConfig, gRPCOptions
 from serving.logs import configure
 from serving.proxy.access_log import AccessLog
 from serving.proxy.app import Proxy
 from serving.proxy.errors import ResponseBroken
+from serving.proxy.grpc_server import GrpcServer, read_services
 from serving.proxy.protocol import ProxyProtocol
 from serving.routing.watch import watch
 from serving.v1.controller_pb2 import WatchUpdate
@@ -41,6 +42,10 @@ class ProxyConfig:
     ready_fd: int
     http_options: HTTPOptions
     logging: LoggingConfig
+    grpc_options: gRPCOptions | None = None
+    """None: no gRPC."""
+    grpc_services_fd: int = -1
+    """A file with the serialized GrpcServices."""
 
     @classmethod
     def from_environment(cls) -> ProxyConfig:
@@ -50,7 +55,15 @@ class ProxyConfig:
             **{key: raw[key] for key in ("name", "controller_address", "socket_fd", "ready_fd")},
             http_options=HTTPOptions.model_validate(raw["http_options"]),
             logging=LoggingConfig.model_validate(raw.get("logging", {})),
+            **_grpc(raw),
         )
+
+
+def _grpc(raw: dict[str, Any]) -> dict[str, Any]:
+    if "grpc_services_fd" not in raw:
+        return {}
+    options = gRPCOptions.model_validate(raw["grpc_options"])
+    return {"grpc_options": options, "grpc_services_fd": raw["grpc_services_fd"]}
 
 
 class _Server(uvicorn.Server):
@@ -62,15 +75,20 @@ class _Server(uvicorn.Server):
     supervisor does not listen any more, the whole cluster ends, and there is nothing to wait for.
     """
 
-    def __init__(self, config: uvicorn.Config, proxy: Proxy, supervisor_fd: int) -> None:
+    def __init__(
+        self, config: uvicorn.Config, proxy: Proxy, grpc: GrpcServer | None, supervisor_fd: int
+    ) -> None:
         super().__init__(config)
         self._proxy = proxy
+        self._grpc = grpc
         self._supervisor_fd = supervisor_fd
         # Nobody has a last request to send, or may send it any more.
         self._may_end = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._grpc is not None:
+            await self._grpc.start()
         settle_gc()
         os.write(self._supervisor_fd, b'{"ready": true}\n')
 
@@ -92,13 +110,18 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._proxy.draining = True
+        if self._grpc is not None:
+            self._grpc.notice()
         try:
             os.write(self._supervisor_fd, b'{"leaving": true}\n')
         except BrokenPipeError:
             pass  # the cluster ends
         else:
             await self._let_leave()
-        await super().shutdown(sockets)
+        async with asyncio.TaskGroup() as ending:
+            ending.create_task(super().shutdown(sockets))
+            if self._grpc is not None:
+                ending.create_task(self._grpc.stop(DRAIN_TIMEOUT_S))
 
     async def _let_leave(self) -> None:
         for server in self.servers:
@@ -127,20 +150,27 @@ async def serve(config: ProxyConfig) -> None:
     if config.logging.enable_access_log:
         as_json = config.logging.encoding == "JSON"
         access_log = AccessLog(stream, component=config.name, as_json=as_json)
-    proxy = Proxy(config.http_options, access_log)
+    proxy = Proxy(config.http_options, access_log, grpc_options=config.grpc_options)
+    grpc = None
+    if config.grpc_options is not None:
+        services = read_services(config.grpc_services_fd)
+        grpc = GrpcServer(proxy, config.grpc_options, services)
     tasks = Tasks()
     synced = asyncio.Event()
 
     async def apply(update: WatchUpdate) -> None:
         proxy.directory.apply(update)
         await proxy.directory.settled()
+        if grpc is not None:
+            grpc.notice()
         synced.set()
 
     try:
         reporter = proxy.directory.reporter
         tasks.start(watch(config.controller_address, config.name, apply, reporter), name="watch")
         await asyncio.wait_for(synced.wait(), FIRST_SNAPSHOT_TIMEOUT_S)
-        server = _Server(_uvicorn_config(proxy, config.http_options), proxy, config.ready_fd)
+        settings = _uvicorn_config(proxy, config.http_options)
+        server = _Server(settings, proxy, grpc, config.ready_fd)
         await server.serve(sockets=[socket.socket(fileno=config.socket_fd)])
     finally:
         await proxy.aclose()

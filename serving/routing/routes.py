@@ -1,4 +1,5 @@
-"""Which application a path belongs to: the longest prefix of whole segments wins."""
+"""Which application a request is for: by its path, where the longest prefix of whole segments wins,
+or by the application's name."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An application that answers HTTP below ``prefix``."""
+    """The way into an application."""
 
     prefix: str
+    """It answers HTTP below this one. Empty: it answers none."""
     application: str
     ingress: str
 
@@ -26,9 +28,15 @@ class RouteTable:
             if route.prefix not in ("", "/")
         ]
         self._root = next((route for route in self.routes if route.prefix == "/"), None)
+        self._named = {route.application: route for route in self.routes}
 
     def __repr__(self) -> str:
         return f"<RouteTable {[route.prefix for route in self.routes]}>"
+
+    @property
+    def applications(self) -> list[str]:
+        """The names of those there are."""
+        return sorted(self._named)
 
     def match(self, path: str) -> Route | None:
         """The route of ``path`` (unquoted, without ``root_path``), or None."""
@@ -36,3 +44,9 @@ class RouteTable:
             if path.startswith(below) or path == prefix:
                 return route
         return self._root
+
+    def named(self, application: str) -> Route | None:
+        """The route of an application, or None; without a name, that of the only one there is."""
+        if not application and len(self.routes) == 1:
+            return self.routes[0]
+        return self._named.get(application)

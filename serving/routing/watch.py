@@ -33,13 +33,16 @@ class Directory:
     """The routes, and a router for each deployment that this process has asked for."""
 
     def __init__(
-        self, *, connect_ingresses: bool = False, make_link: Callable[..., Link] = Link
+        self,
+        *,
+        connects: Callable[[Route], bool] = lambda route: False,
+        make_link: Callable[..., Link] = Link,
     ) -> None:
-        """``connect_ingresses``: routers of routed deployments are made before the first request
-        (a proxy). ``make_link`` connects them to replicas."""
+        """``connects``: whether the router of an ingress is made before the first request (in a
+        proxy). ``make_link`` connects routers to replicas."""
         self.routes = RouteTable()
         self._make_link = make_link
-        self._connect_ingresses = connect_ingresses
+        self._connects = connects
         self._deployments: dict[tuple[str, str], Deployment] = {}
         self._routers: dict[tuple[str, str], Router] = {}
         self._closing = Tasks()
@@ -49,6 +52,11 @@ class Directory:
     def is_empty(self) -> bool:
         """Whether no application is known."""
         return not self._deployments
+
+    def can_answer(self, route: Route) -> bool:
+        """Whether a request may be brought there: it has replicas, or some are to come."""
+        target = self._deployments.get((route.application, route.ingress))
+        return target is not None and not target.unavailable
 
     def router(self, application: str, deployment: str) -> Router | None:
         """The way to a deployment, or None where the controller knows none of that name."""
@@ -88,9 +96,8 @@ class Directory:
                 Route(route.route_prefix, route.application, route.ingress)
                 for route in update.routes
             )
-        if self._connect_ingresses:
-            for route in filter(lambda route: route.prefix, self.routes.routes):
-                self.router(route.application, route.ingress)
+        for route in filter(self._connects, self.routes.routes):
+            self.router(route.application, route.ingress)
         self.reporter.wake()
 
     async def settled(self) -> None:

@@ -15,6 +15,13 @@ from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
 
 OPTION = "grpc_servicer_functions"
 
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+SERVING_API = "serving.v1.ServingAPI"
+BUILT_IN = frozenset((HEALTH, REFLECTION, REFLECTION_V1, SERVING_API))
+"""Services that proxies answer themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -42,11 +49,15 @@ def load(functions: Iterable[str]) -> dict[str, Method]:
 
     ``functions`` are import paths, as "helloworld_pb2_grpc.add_GreeterServicer_to_server". Raises
     ValueError that names the one that cannot be imported, is no such function, or adds a method
-    that another has added.
+    that another has added, or that of a service that is built in.
     """
     methods: dict[str, Method] = {}
     for path in functions:
         for method in _methods_of(path, _imported(path)):
+            if method.service in BUILT_IN:
+                raise ValueError(
+                    f"{OPTION}: {path!r} adds {method.service}, which is built in: remove it"
+                )
             if method.name in methods:
                 raise ValueError(f"{OPTION}: {path!r} adds {method.name} a second time")
             methods[method.name] = method

@@ -163,7 +163,7 @@ class LocalCluster:
         self.tasks = Tasks()
         make_link = partial(LocalLink, connect=self._connect)
         calls = Directory(make_link=make_link)
-        requests = Directory(connect_ingresses=True, make_link=make_link)
+        requests = Directory(connects=lambda route: True, make_link=make_link)
         self._directories = [calls, requests]
         self.proxy = Proxy(self._http_options, None, requests)
         caller = Caller(calls, _known)

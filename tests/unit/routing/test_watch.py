@@ -113,7 +113,7 @@ async def test_deployment_that_comes_back_has_a_new_router(directory: Directory)
 
 @pytest.mark.parametrize("connect", [False, True], ids=["on demand", "at once"])
 async def test_routers_of_ingresses_are_made_before_the_first_request(connect: bool) -> None:
-    directory = Directory(connect_ingresses=connect)
+    directory = Directory(connects=lambda route: connect)
     directory.apply(snapshot("a", "b"))
     assert len(directory._routers) == (2 if connect else 0)
     await directory.aclose()

@@ -1,0 +1,127 @@
+"""The proxy's gRPC server: users' services, the built-in ones, and its life."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from serving.config import gRPCOptions
+from serving.proxy.app import Proxy
+from serving.proxy.grpc import GrpcExchange
+from serving.proxy.grpc_builtin import Handlers, Health, built_in
+from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
+
+MIN_PING_INTERVAL_MS = 1_000
+"""A client may ping as often; one that does so more often is told to go away."""
+KEEPALIVE_MS = 60_000
+"""After this time without a word from a client it is asked whether it is still there."""
+KEEPALIVE_TIMEOUT_MS = 20_000
+
+
+class GrpcServer:
+    """A proxy's gRPC server. Listens from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, proxy: Proxy, options: gRPCOptions, services: GrpcServices) -> None:
+        self.port = 0
+        """Where it listens."""
+        self._options = options
+        self._health = Health(proxy)
+        handlers = {method.name: _handler(proxy, method) for method in services.methods}
+        handlers |= built_in(proxy, self._health, services if options.enable_reflection else None)
+        self._server = grpc.aio.server(options=_server_options(options))
+        self._server.add_generic_rpc_handlers((_Services(proxy, handlers),))
+
+    async def start(self) -> None:
+        """Listens, and serves. Raises RuntimeError where it cannot listen."""
+        host = self._options.host
+        address = f"{f'[{host}]' if ':' in host else host}:{self._options.port}"
+        credentials = _credentials(self._options)
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
+        await self._server.start()
+
+    def notice(self) -> None:
+        """What the proxy knows of applications, or whether it drains, has changed."""
+        self._health.notice()
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more calls, waits for those that are open, and cuts them off after
+        ``grace_s``."""
+        await self._server.stop(grace_s)
+
+
+def read_services(fd: int) -> GrpcServices:
+    """What the supervisor's file says, which other proxies read, too."""
+    return GrpcServices.FromString(os.pread(fd, os.fstat(fd).st_size, 0))
+
+
+class _Services(grpc.GenericRpcHandler):
+    """Finds who answers an RPC."""
+
+    def __init__(self, proxy: Proxy, handlers: Handlers) -> None:
+        self._proxy = proxy
+        self._handlers = handlers
+        self._names = sorted({name.split("/")[1] for name in handlers})
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        return self._handlers.get(details.method) or self._unimplemented(details.method)
+
+    def _unimplemented(self, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+        served = ", ".join(self._names)
+        text = f"no method {name!r} is served here; the services are {served}"
+
+        async def refuse(_: object, context: Any) -> None:
+            exchange = GrpcExchange(self._proxy, GrpcMethod(name=name), context)
+            exchange.refuse(grpc.StatusCode.UNIMPLEMENTED, text)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _handler(proxy: Proxy, method: GrpcMethod) -> grpc.RpcMethodHandler[Any, Any]:
+    """Passes a method's calls on. No (de)serializers: messages stay bytes."""
+
+    async def with_message(message: bytes, context: Any) -> bytes:
+        return await GrpcExchange(proxy, method, context).run(message)
+
+    async def with_messages(_: object, context: Any) -> bytes:
+        return await GrpcExchange(proxy, method, context).run()
+
+    if method.request_streaming:
+        if method.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(with_messages)
+        return grpc.stream_unary_rpc_method_handler(with_messages)
+    if method.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(with_message)
+    return grpc.unary_unary_rpc_method_handler(with_message)
+
+
+def _server_options(options: gRPCOptions) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", options.max_receive_message_bytes),
+        # Replicas see to it, and name the option; this server would break the call off.
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ]
+
+
+def _credentials(options: gRPCOptions) -> grpc.ServerCredentials | None:
+    if options.ssl_certfile is None or options.ssl_keyfile is None:
+        return None
+    pair = Path(options.ssl_keyfile).read_bytes(), Path(options.ssl_certfile).read_bytes()
+    authorities = options.ssl_ca_certs
+    return grpc.ssl_server_credentials(
+        [pair],
+        Path(authorities).read_bytes() if authorities else None,
+        require_client_auth=authorities is not None,
+    )
