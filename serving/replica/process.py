@@ -18,11 +18,11 @@ from serving import code
 from serving.aio import settle_gc
 from serving.calls import process
 from serving.calls.process import calling
-from serving.mux import channel_options, server_options
+from serving.mux import channel_options
 from serving.replica.control import ControlServer
 from serving.replica.hooks import user_traceback
 from serving.replica.replica import Replica, UserCode
-from serving.replica.service import DataService
+from serving.replica.service import DataService, data_server_options
 from serving.replica.watchdog import Watchdog
 from serving.v1.controller_pb2 import ReplicaReport, ReplicaReportResponse, ReplicaSpec
 from serving.v1.controller_pb2_grpc import ControllerStub
@@ -145,7 +145,7 @@ class ReplicaProcess:
         return UserCode(target, args, kwargs, adapter)
 
     async def _serve(self, service: DataService) -> None:
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=data_server_options(self._spec.grpc))
         add_ReplicaServicer_to_server(service, server)
         server.add_insecure_port(self._spec.address)
         await server.start()
