@@ -26,7 +26,7 @@ from tests.support.control import (
     until,
 )
 
-FUNCTION = "serving.v1.api_pb2_grpc.add_ServingAPIServicer_to_server"
+FUNCTION = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
 
 
 @serving.deployment
@@ -110,7 +110,7 @@ def test_proxies_share_a_port_and_get_the_services_again_when_they_are_started_a
     first, second = proxies()
     assert told(first)["grpc_options"] == told(second)["grpc_options"]
     assert told(first)["grpc_options"]["port"] == cluster.grpc_port
-    expected = {"/serving.v1.ServingAPI/Healthz", "/serving.v1.ServingAPI/ListApplications"}
+    expected = {"/serving.v1.Replica/Connect", "/serving.v1.Replica/Invoke"}
     assert services(first) == services(second) == expected
 
     first.kill()

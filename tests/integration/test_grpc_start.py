@@ -28,9 +28,9 @@ from tests.support.control import (
     read_until,
 )
 
-FUNCTION = "serving.v1.api_pb2_grpc.add_ServingAPIServicer_to_server"
+FUNCTION = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
 # What a folder has that is on nobody's sys.path but of who starts a cluster there.
-SERVICES = "from serving.v1.api_pb2_grpc import add_ServingAPIServicer_to_server as add\n"
+SERVICES = "from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server as add\n"
 APP = """
 import serving
 

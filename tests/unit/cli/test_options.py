@@ -100,7 +100,7 @@ def test_list_is_given_item_by_item() -> None:
     assert found[0].model_fields_set == set()
 
 
-SERVICE = "serving.v1.api_pb2_grpc.add_ServingAPIServicer_to_server"
+SERVICE = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_functions_of_services_are_imported_from_the_folder_that_is_given(
     found = settings(tmp_path, HTTPOptions(), LoggingConfig(), options)
 
     services = GrpcServices.FromString(found.grpc_services)
-    assert {each.name.rpartition("/")[0] for each in services.methods} == {"/serving.v1.ServingAPI"}
+    assert {each.name.rpartition("/")[0] for each in services.methods} == {"/serving.v1.Replica"}
     assert found.as_config()["grpc_sys_path"][0] == str(tmp_path)
 
 
