@@ -59,6 +59,15 @@ def test_port_that_is_reserved_is_kept_while_nobody_listens_and_shared_with_its_
                 listener.accept()[0].close()
 
 
+def test_port_can_be_reserved_while_connections_of_one_before_it_linger() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        address = before.getsockname()
+        with socket.create_connection(address, timeout=1):
+            before.accept()[0].close()  # who closes first has the connection linger
+
+    ports.reserve(*address, choose="--grpc-port").close()
+
+
 def test_port_in_use_is_told_with_its_holder_and_nothing_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -121,6 +121,35 @@ async def test_who_waits_for_a_prefix_is_told_when_its_owner_could_not_move(
     )
 
 
+async def test_applications_without_a_prefix_are_told_by_name_and_wait_for_nobody(
+    plane: Plane,
+) -> None:
+    await run(plane, app("a", "/a", "a1"), app("b", "", "b1"), app("c", "", "c1"))
+    assert told(plane) == {"a": "/a", "b": "", "c": ""}
+
+    plane.reconciler.targets.deploy(app("a", "", "a2"), app("b", "/a", "b2"), app("c", "/c", "c2"))
+    await plane.ready("c2")
+    await plane.until(lambda: runs(plane, "c"))
+    await plane.ready("b2")
+    await plane.until(lambda: "waits for its route prefix" in plane.status("b").message)
+    assert told(plane) == {"a": "/a", "b": "", "c": "/c"}
+    await plane.ready("a2")
+    await plane.until(lambda: runs(plane, "a", "b"))
+    assert told(plane) == {"a": "", "b": "/a", "c": "/c"}
+
+    plane.reconciler.targets.delete("a")
+    await plane.until(lambda: set(plane.reconciler.statuses) == {"b", "c"})
+    assert told(plane) == {"b": "/a", "c": "/c"}
+
+
+def told(plane: Plane) -> dict[str, str]:
+    """The prefixes of applications, as one is told who begins to watch."""
+    with plane.publisher.watching("another") as watcher:
+        update = plane.publisher._take(watcher)
+    assert {each.ingress for each in update.routes} == {"D"}
+    return {each.application: each.route_prefix for each in update.routes}
+
+
 async def test_deploy_alone_deletes_what_is_not_named(plane: Plane) -> None:
     await run(plane, app("a", "/a", "a1"), app("b", "/b", "b1"))
 
