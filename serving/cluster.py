@@ -129,22 +129,12 @@ class ClusterSettings:
     """A serialized GrpcServices; empty: no gRPC."""
 
     def __post_init__(self) -> None:
-        functions = self.grpc.grpc_servicer_functions
-        if not functions:
+        if not self.grpc.grpc_servicer_functions:
             return
-        if self.http.location == "Disabled":
-            raise ValueError(
-                "grpc_servicer_functions are given, and there are no proxies to answer: leave "
-                "proxy_location 'Disabled' out, or the functions"
-            )
-        if self.grpc.port and self.grpc.port == self.http.port:
-            raise ValueError(
-                f"http_options and grpc_options have the same port, {self.grpc.port}: give each "
-                "its own"
-            )
+        _check_grpc(self.http, self.grpc)
         from serving.rpc.methods import describe, load  # and with it gRPC
 
-        services = describe(load(functions)).SerializeToString()
+        services = describe(load(self.grpc.grpc_servicer_functions)).SerializeToString()
         object.__setattr__(self, "grpc_services", services)
 
     def as_config(self) -> dict[str, Any]:
@@ -170,6 +160,28 @@ class ClusterSettings:
             file.write(self.grpc_services)
             file.flush()
             yield {"grpc_services_fd": file.fileno()}
+
+
+def _check_grpc(http: HTTPOptions, grpc: gRPCOptions) -> None:
+    """Raises ValueError where proxies could not answer so."""
+    if http.location == "Disabled":
+        raise ValueError(
+            "grpc_servicer_functions are given, and there are no proxies to answer: leave "
+            "proxy_location 'Disabled' out, or the functions"
+        )
+    if grpc.port and grpc.port == http.port:
+        raise ValueError(
+            f"http_options and grpc_options have the same port, {grpc.port}: give each its own"
+        )
+    for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
+        path = getattr(grpc, name)
+        try:
+            with open(path or os.devnull, "rb"):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"grpc_options: {name} {path!r} cannot be read: {error.strerror}"
+            ) from None
 
 
 class OwnCluster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
 import serving
 from serving import api
 from serving.v1.controller_pb2 import ReplicaSpec
-from serving.v1.grpc_pb2 import GrpcServices
 from tests.support.control import (
     DEADLINE_S,
     command,
@@ -25,8 +26,7 @@ from tests.support.control import (
     isolate,
     until,
 )
-
-FUNCTION = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
+from tests.support.protos import FUNCTIONS, probe, probe_grpc
 
 
 @serving.deployment
@@ -39,26 +39,30 @@ class Outer:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
 
-    async def __call__(self, request: object) -> str:
-        return str(await self.inner.remote())
+    async def One(self, request: Any) -> Any:
+        return probe.Reply(text=f"{request.text} {await self.inner.remote()}")
 
 
 def proxies() -> list[psutil.Process]:
     return [each for each in descendants(os.getpid()) if "-m serving.proxy" in command(each)]
 
 
-def told(proxy: psutil.Process) -> dict[str, Any]:
-    """What a proxy was started with."""
-    return dict(json.loads(proxy.environ()["SERVING_PROXY_CONFIG"]))
+def listens(proxy: psutil.Process, port: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(
+            each.laddr.port == port and each.status == psutil.CONN_LISTEN
+            for each in proxy.net_connections()
+        )
+    return False
 
 
-def services(proxy: psutil.Process) -> set[str]:
-    """The methods that it reads from its descriptor, however far others have read."""
-    fd = os.open(f"/proc/{proxy.pid}/fd/{told(proxy)['grpc_services_fd']}", os.O_RDONLY)
-    try:
-        return {method.name for method in GrpcServices.FromString(os.pread(fd, 1 << 20, 0)).methods}
-    finally:
-        os.close(fd)
+def call(target: str) -> str:
+    """Calls the application, on a connection of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(target, options) as channel:
+        stub = probe_grpc.ProbeStub(channel)
+        request = probe.Request(text="outer")
+        return str(stub.One(request, timeout=DEADLINE_S, wait_for_ready=True).text)
 
 
 def spec_of(deployment: str) -> ReplicaSpec:
@@ -78,7 +82,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.schema
             started = serving.start(
                 http_options={"port": 0, "num_proxies": 2},
                 grpc_options=serving.gRPCOptions(
-                    port=0, grpc_servicer_functions=[FUNCTION], max_send_message_bytes=5000
+                    port=0, grpc_servicer_functions=FUNCTIONS, max_send_message_bytes=5000
                 ),
             )
             serving.run(Outer.bind(inner.bind()), name="app", route_prefix=None)
@@ -107,17 +111,20 @@ def test_status_tells_the_port_that_was_picked(cluster: serving.schema.ServeStat
 def test_proxies_share_a_port_and_get_the_services_again_when_they_are_started_again(
     cluster: serving.schema.ServeStatus,
 ) -> None:
-    first, second = proxies()
-    assert told(first)["grpc_options"] == told(second)["grpc_options"]
-    assert told(first)["grpc_options"]["port"] == cluster.grpc_port
-    expected = {"/serving.v1.Replica/Connect", "/serving.v1.Replica/Invoke"}
-    assert services(first) == services(second) == expected
+    before = proxies()
+    assert [listens(each, cluster.grpc_port) for each in before] == [True, True]
+    assert call(cluster.grpc_target) == "outer inner"
 
-    first.kill()
-    again = until(lambda: next(iter(set(proxies()) - {first, second}), None))
+    for proxy in before:
+        proxy.kill()
 
-    assert services(again) == expected
-    until(lambda: set(serving.status().proxies.values()) == {"HEALTHY"})
+        def are_there_again(gone: psutil.Process = proxy) -> bool:
+            there = [listens(each, cluster.grpc_port) for each in proxies() if each != gone]
+            return there == [True, True]
+
+        until(are_there_again)
+        for _ in range(10):
+            assert call(cluster.grpc_target) == "outer inner"
 
 
 def test_ingress_replica_alone_is_told_of_the_services(
@@ -125,7 +132,7 @@ def test_ingress_replica_alone_is_told_of_the_services(
 ) -> None:
     settings = spec_of("Outer").grpc
 
-    assert list(settings.servicer_functions) == [FUNCTION]
+    assert list(settings.servicer_functions) == FUNCTIONS
     assert settings.max_send_message_bytes == 5000
     assert settings.max_receive_message_bytes == 100 * 1024 * 1024
     assert settings.sys_path == [os.path.abspath(entry) for entry in sys.path]

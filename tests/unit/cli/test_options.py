@@ -103,6 +103,9 @@ def test_list_is_given_item_by_item() -> None:
 SERVICE = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
 
 
+TLS = {"ssl_certfile": "/dev/null", "ssl_keyfile": "/no"}
+
+
 @pytest.mark.parametrize(
     ("http", "grpc", "message"),
     [
@@ -110,6 +113,11 @@ SERVICE = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
         ({}, {"grpc_servicer_functions": ["no_such.add"]}, "'no_such.add' cannot be imported"),
         ({}, {"grpc_servicer_functions": ["json.dumps"]}, "'json.dumps' is no generated add_"),
         ({}, {"grpc_servicer_functions": [SERVICE] * 2}, "a second time"),
+        (
+            {},
+            {"grpc_servicer_functions": [SERVICE], **TLS},
+            "ssl_keyfile '/no' cannot be read: No ",
+        ),
         ({"location": None}, {"grpc_servicer_functions": [SERVICE]}, "there are no proxies"),
         ({"port": 9}, {"port": 9, "grpc_servicer_functions": [SERVICE]}, "the same port, 9"),
     ],
