@@ -77,9 +77,10 @@ test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the ol
 soak: .venv/.installed  ## Run the tests that take minutes
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
-bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk)
+bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (needs wrk, h2load)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/handles.py
+	$(BIN)/python benchmarks/grpc_calls.py
 	$(BIN)/python benchmarks/overload.py
 	$(BIN)/python benchmarks/controller.py
 
