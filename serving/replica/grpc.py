@@ -91,11 +91,11 @@ class GrpcHandler:
         try:
             method = self._methods.find(name.rpartition("/")[2])
         except AttributeError as error:
-            logger.warning("%s cannot be answered: %s", name, error)
             raise _Refused(
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"deployment {self._methods.deployment!r} has no method "
                 f"{name.rpartition('/')[2]!r}, which {name} needs",
+                log=str(error),
             ) from None
         found = self._found[name] = _Rpc(described, method)
         return found
@@ -236,8 +236,9 @@ class _Rpc:
 class _Refused(Exception):
     """A call that ends with a status of ours."""
 
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
+    def __init__(self, code: grpc.StatusCode, details: str, *, log: str = "") -> None:
+        """``log`` is what the log says in the place of ``details``."""
+        super().__init__(log or details)
         self.code = code
         self.details = details
 
@@ -319,7 +320,7 @@ def _failure(error: BaseException, call: GrpcRequest, context: GrpcContext | Non
     is_set = context is not None and context.code() not in (None, _OK)
     if isinstance(error, _Refused):
         code, details = error.code, error.details
-        logger.warning("call of %s was refused: %s", call.method, details)
+        logger.warning("call of %s was refused: %s", call.method, error)
     elif refusal := status_of(error):
         code, details = refusal
         logger.warning("call of %s was refused: %s", call.method, error)
