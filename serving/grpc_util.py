@@ -141,9 +141,9 @@ class GrpcContext:
         trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
     ) -> NoReturn:
         """Ends the call with this status, by raising AbortError."""
-        self.set_code(code)
         if code is grpc.StatusCode.OK:
             raise ValueError("abort() takes a code of failure; to end well, return")
+        self.set_code(code)
         self.set_details(details)
         if entries := tuple(trailing_metadata):
             self.set_trailing_metadata(entries)

@@ -88,7 +88,11 @@ class Replica:
         except BaseException:
             loading.cancel()
             raise
-        rpcs = await loading
+        try:
+            rpcs = await loading
+        except ValueError as error:
+            # Where it was found out says nothing: the user's traceback is that of its cause.
+            raise error.with_traceback(None) from error.__cause__
         self._enter_context()
         options = spec.deployment.options
         self.hooks = Hooks(self.instance)
