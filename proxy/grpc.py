@@ -186,6 +186,9 @@ class GrpcExchange(Exchange):
         details = failure.details
         if failure is HANDLER_FAILED:
             details = f"{details} (request id {self._request_id})"
+        elif failure is TIMED_OUT and (limit_s := self._proxy.grpc_options.request_timeout_s):
+            # A client whose own time is over has said so itself, and does not see this.
+            details = f"the call took longer than {limit_s:g} s (request_timeout_s)"
         self._set_status(failure.code, details)
         return b""
 

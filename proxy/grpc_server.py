@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,12 @@ from serving.proxy.grpc import GrpcExchange
 from serving.proxy.grpc_builtin import Handlers, Health, built_in
 from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
 
+MAX_CONNECTION_AGE_S = 20.0
+"""After this time, give or take a tenth, a connection is told to take no more calls (GOAWAY). Those
+that it has go on, for as long as they take, and the client opens another for the next. So a proxy
+that listens no more is left without the loss of a call: a server that stops breaks off those that
+arrive before its clients have heard of it."""
+LEFT_S = MAX_CONNECTION_AGE_S * 1.1 + 1.0
 MIN_PING_INTERVAL_MS = 1_000
 """A client may ping as often; one that does so more often is told to go away."""
 KEEPALIVE_MS = 60_000
@@ -50,6 +59,17 @@ class GrpcServer:
         """What the proxy knows of applications, or whether it drains, has changed."""
         self._health.notice()
 
+    def stop_listening(self) -> None:
+        """Takes no more connections. Clients have left those that there are after ``LEFT_S``, but
+        for calls that are open."""
+        # The server has no way to do so but to stop: its socket is taken from under it.
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), _socket(int(fd)) as found:
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and (
+                    found.getsockname()[1] == self.port
+                ):
+                    found.shutdown(socket.SHUT_RDWR)
+
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, waits for those that are open, and cuts them off after
         ``grace_s``."""
@@ -59,6 +79,19 @@ class GrpcServer:
 def read_services(fd: int) -> GrpcServices:
     """What the supervisor's file says, which other proxies read, too."""
     return GrpcServices.FromString(os.pread(fd, os.fstat(fd).st_size, 0))
+
+
+@contextlib.contextmanager
+def _socket(fd: int) -> Iterator[socket.socket]:
+    """The socket behind a descriptor of another owner. Raises OSError where it is none."""
+    copy = os.dup(fd)
+    try:
+        found = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with found:
+        yield found
 
 
 class _Services(grpc.GenericRpcHandler):
@@ -107,6 +140,7 @@ def _server_options(options: gRPCOptions) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", options.max_receive_message_bytes),
         # Replicas see to it, and name the option; this server would break the call off.
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_connection_age_ms", int(MAX_CONNECTION_AGE_S * 1000)),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -21,7 +21,7 @@ from serving.logs import configure
 from serving.proxy.access_log import AccessLog
 from serving.proxy.app import Proxy
 from serving.proxy.errors import ResponseBroken
-from serving.proxy.grpc_server import GrpcServer, read_services
+from serving.proxy.grpc_server import LEFT_S, GrpcServer, read_services
 from serving.proxy.protocol import ProxyProtocol
 from serving.routing.watch import watch
 from serving.v1.controller_pb2 import WatchUpdate
@@ -71,8 +71,9 @@ class _Server(uvicorn.Server):
 
     Told to end, it lets another proxy take over: that accepts the connections from then on, and
     those that there are have time for one more request, whose response tells the client that it is
-    the last. So a client of a kept connection never sends a request into its end. Where the
-    supervisor does not listen any more, the whole cluster ends, and there is nothing to wait for.
+    the last. So a client of a kept connection never sends a request into its end. gRPC's clients
+    are let go once the other one listens, which SIGUSR1 says. Where the supervisor does not listen
+    any more, the whole cluster ends, and there is nothing to wait for.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class _Server(uvicorn.Server):
         self._supervisor_fd = supervisor_fd
         # Nobody has a last request to send, or may send it any more.
         self._may_end = asyncio.Event()
+        self._is_replaced = asyncio.Event()
+        self._grpc_left = grpc is None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -94,14 +97,17 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM begins the shutdown. (uvicorn's own way raises it anew in the end, which kills
-        the process before it has closed what it holds.)"""
+        """SIGTERM begins the shutdown; SIGUSR1 says that another proxy listens. (uvicorn's own way
+        raises SIGTERM anew in the end, which kills the process before it has closed what it
+        holds.)"""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        loop.add_signal_handler(signal.SIGUSR1, self._is_replaced.set)
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGUSR1)
 
     def _on_sigterm(self) -> None:
         if self.should_exit:
@@ -130,14 +136,28 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, ProxyProtocol):
                 connection.leave(self._note_left)
-        self._note_left()
-        with contextlib.suppress(TimeoutError):
+        leaving = Tasks()
+        leaving.start(self._let_grpc_leave(), name="leave gRPC")
+        try:
             async with asyncio.timeout(LINGER_S):
                 await self._may_end.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await leaving.aclose()
+
+    async def _let_grpc_leave(self) -> None:
+        if self._grpc is not None:
+            await self._is_replaced.wait()
+            self._grpc.stop_listening()
+            await asyncio.sleep(LEFT_S)
+            self._grpc_left = True
+        self._note_left()
 
     def _note_left(self) -> None:
         connections = self.server_state.connections
-        if not any(isinstance(connection, ProxyProtocol) for connection in connections):
+        kept = any(isinstance(connection, ProxyProtocol) for connection in connections)
+        if self._grpc_left and not kept:
             self._may_end.set()
 
 

@@ -253,12 +253,16 @@ class Supervisor:
         """Runs a process, and runs it again whenever it ends. Raises StartError where its first
         start fails."""
         failures = 0
+        left: Process | None = None
         while not self._stop.is_set():
             started = time.monotonic()
             try:
                 process = await start()
                 ready.set()
-                if await self._is_leaving(process):
+                if left in self._leaving:
+                    os.kill(left.pid, signal.SIGUSR1)  # Another listens where it did.
+                left = process if await self._is_leaving(process) else None
+                if left is not None:
                     log.info("%s takes no more connections: starting another", name)
                     failures = 0
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -33,6 +34,17 @@ METHODS = [
     GrpcMethod(name="/test.Echo/StreamUnary", request_streaming=True),
     GrpcMethod(name="/test.Echo/StreamStream", request_streaming=True, response_streaming=True),
 ]
+
+
+DEADLINE_S = 10.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until ``condition`` holds, which sockets are needed for."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.005)
 
 
 class ReplicaCall:
@@ -78,6 +90,26 @@ class Front:
     def address(self) -> str:
         return f"127.0.0.1:{self.server.port}"
 
+    def serve(self, *applications: str, capacity: int = 100) -> None:
+        """From now on these are there, and no others."""
+        self.proxy.directory.apply(
+            pb.WatchUpdate(
+                snapshot=True,
+                routes=[pb.Route(application=name, ingress="Model") for name in applications],
+                deployments=[
+                    make_deployment(name, application=name, capacity=capacity)
+                    for name in applications
+                ],
+            )
+        )
+        self.server.notice()
+
+    @property
+    def inflight(self) -> int:
+        """Requests that are at replicas, or queue."""
+        routers = self.proxy.directory._routers.values()
+        return sum(router.ongoing + router.balancer.queued for router in routers)
+
     async def logged(self) -> list[str]:
         """The lines of the access log."""
         assert self.proxy.access_log is not None
@@ -88,7 +120,12 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def front(
-    handler: Handler, *, applications: tuple[str, ...] = ("app",), **options: Any
+    handler: Handler,
+    *,
+    applications: tuple[str, ...] = ("app",),
+    services: GrpcServices | None = None,
+    capacity: int = 100,
+    **options: Any,
 ) -> AsyncIterator[Front]:
     """A proxy before one replica of each application, which answers calls by ``handler``."""
     tasks = Tasks()
@@ -98,32 +135,23 @@ async def front(
         request = GrpcRequest.FromString(replica.requests[-1])
         tasks.start(handler(ReplicaCall(stream, request)), name="handler")  # type: ignore[arg-type]
 
-    replicas = {name: MemoryReplica(name) for name in applications}
-    for replica in replicas.values():
-        replica.script = _Always(on_open)  # type: ignore[assignment]
-
     def make_link(address: str, **on: Any) -> Any:
-        return MemoryLink(replicas[address], **on)
+        replica = MemoryReplica(address)
+        replica.script = _Always(on_open)  # type: ignore[assignment]
+        return MemoryLink(replica, **on)
 
     log = io.StringIO()
     directory = Directory(connects=lambda route: True, make_link=make_link)
     proxy = Proxy(
         HTTPOptions(), AccessLog(log, component="proxy-0", as_json=False), directory, None
     )
-    proxy.grpc_options = gRPCOptions(port=0, **options)
-    server = GrpcServer(proxy, proxy.grpc_options, GrpcServices(methods=METHODS))
-    directory.apply(
-        pb.WatchUpdate(
-            snapshot=True,
-            routes=[pb.Route(application=name, ingress="Model") for name in applications],
-            deployments=[
-                make_deployment(name, application=name, capacity=100) for name in applications
-            ],
-        )
-    )
+    proxy.grpc_options = gRPCOptions(**{"port": 0, **options})
+    server = GrpcServer(proxy, proxy.grpc_options, services or GrpcServices(methods=METHODS))
+    found = Front(proxy, server, log)
+    found.serve(*applications, capacity=capacity)
     await server.start()
     try:
-        yield Front(proxy, server, log)
+        yield found
     finally:
         await server.stop(0)
         await proxy.aclose()
