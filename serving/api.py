@@ -30,7 +30,7 @@ from serving.exceptions import ClusterError
 from serving.handle import DeploymentHandle
 from serving.interrupts import interruptible, raise_if_interrupted
 from serving.schema import ServeStatus, from_message
-from serving.specs import application_graph, application_spec
+from serving.specs import application_graph, application_spec, reachable_prefix
 
 if TYPE_CHECKING:
     from serving.client import Client
@@ -76,7 +76,8 @@ def run(
         target: what `.bind()` returned.
         blocking: wait until Ctrl-C or SIGTERM, then end the application.
         name: the application's name.
-        route_prefix: the HTTP path that it serves; None: no HTTP.
+        route_prefix: the HTTP path that it serves; None: no HTTP. What has neither a `__call__` nor
+            an HTTP application serves none where the cluster answers gRPC.
         auto_rollback: have an update that fails rolled back at once, as `rollback` does: the status
             is then that of the version before, and tells what was rolled back and why. Without it
             the status stays UPDATE_FAILED. Either way the version before serves on.
@@ -98,6 +99,7 @@ def run(
             "applications run in this process in local testing mode: run this one likewise, or "
             "end them with serving.shutdown() first"
         )
+    route_prefix = reachable_prefix(target, route_prefix, _answers_grpc)
     spec = application_spec(target, name, route_prefix, auto_rollback=auto_rollback)
     if blocking:
         with until_interrupted(name):
@@ -337,6 +339,10 @@ def _address() -> str | None:
     return _own.address if _own is not None else cluster.find()
 
 
+def _answers_grpc() -> bool:
+    return _address() is not None and status().grpc_port != 0
+
+
 def _connect(settings: ClusterSettings | None = None) -> bool:
     """Makes sure that there is a cluster; returns whether it was started now."""
     global _own
@@ -439,7 +445,13 @@ def deploy_config(
     began = time.monotonic()
     with _client() as client:
         outcome = deploying.deploy_config(
-            config, client, app_dir=app_dir, base=base, timeout_s=timeout_s, salt=salt
+            config,
+            client,
+            app_dir=app_dir,
+            base=base,
+            timeout_s=timeout_s,
+            salt=salt,
+            answers_grpc=client.status().grpc_port != 0,
         )
         if wait:
             with progress.shown(alone=_own is None) as show:

@@ -25,7 +25,13 @@ from serving.code import name_of
 from serving.deployment import Application, Deployment
 from serving.exceptions import ServingError
 from serving.names import check_import_path
-from serving.specs import OptionError, Overrides, UnknownDeploymentError, application_spec
+from serving.specs import (
+    OptionError,
+    Overrides,
+    UnknownDeploymentError,
+    application_spec,
+    reachable_prefix,
+)
 
 
 class ImportPathError(Exception):
@@ -139,7 +145,10 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
         problem = f"{import_path!r} cannot be imported:\n{text.rstrip()}"
         return {"error": problem, "path": ["import_path"]}, b""
-    return _specified(target, application, request["salt"])
+    prefix = reachable_prefix(
+        target, application["route_prefix"], lambda: bool(request["answers_grpc"])
+    )
+    return _specified(target, application | {"route_prefix": prefix}, request["salt"])
 
 
 def _specified(

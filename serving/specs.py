@@ -205,16 +205,31 @@ def _checked_target(target: object) -> Application:
     )
 
 
-def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
+def reachable_prefix(
+    target: object, route_prefix: str | None, answers_grpc: Callable[[], bool]
+) -> str | None:
+    """The route prefix; None where the application takes no HTTP requests, and has no need to,
+    since its cluster answers gRPC: what has RPCs alone is run like everything else."""
+    if route_prefix is None or not isinstance(target, Application):
+        return route_prefix
+    return route_prefix if _takes_http(target.deployment) or not answers_grpc() else None
+
+
+def _takes_http(deployment: Deployment[..., Any]) -> bool:
     target = deployment.func_or_class
     if not inspect.isclass(target) or hasattr(target, "__serving_ingress__"):
-        return
+        return True
     # Not hasattr: every class has a `__call__`, its metaclass's.
-    if not any("__call__" in base.__dict__ for base in target.__mro__):
+    return any("__call__" in base.__dict__ for base in target.__mro__)
+
+
+def _check_takes_requests(deployment: Deployment[..., Any]) -> None:
+    if not _takes_http(deployment):
         raise TypeError(
             f"deployment {deployment.name!r} cannot take HTTP requests: give the class "
-            f"{target.__qualname__} a __call__ method or put @serving.ingress(app) on it, or run "
-            "it with route_prefix=None"
+            f"{deployment.func_or_class.__qualname__} a __call__ method or put "
+            "@serving.ingress(app) on it, or run it with route_prefix=None; on a cluster that "
+            "answers gRPC its methods are enough"
         )
 
 

@@ -29,7 +29,9 @@ def build(
     folders = (str(app_dir.absolute()),)
     sections = _sections(list(map(checked_import_path, import_paths)))
     imported = []
-    for found in import_all((Wanted(each, folders) for each in sections), timeout_s=math.inf):
+    # Whether it can be reached there is for the cluster to say that it is deployed to.
+    wanted = (Wanted(each, folders, answers_grpc=True) for each in sections)
+    for found in import_all(wanted, timeout_s=math.inf):
         if isinstance(found, ApplicationImportError):
             raise found
         imported.append(found.given)

@@ -63,7 +63,11 @@ def _lookup_mistakes(read: ReadConfig, app_dir: Path) -> Iterator[Mistake]:
 
 
 def _import_mistakes(read: ReadConfig, app_dir: Path, timeout_s: float) -> list[Mistake]:
-    applications = [wanted(each, app_dir, read.base) for each in read.config.applications]
+    answers_grpc = bool(read.config.grpc_options.grpc_servicer_functions)
+    applications = [
+        wanted(each, app_dir, read.base, answers_grpc=answers_grpc)
+        for each in read.config.applications
+    ]
     mistakes = [
         Mistake(("applications", index, *found.path), str(found))
         for index, found in enumerate(import_all(applications, timeout_s=timeout_s))

@@ -125,7 +125,9 @@ class _Application:
         return http, LoggingConfig(), grpc
 
     def deploy(self, salt: str = "") -> None:
-        found = import_one(Wanted(self._section, self._folders, salt), timeout_s=math.inf)
+        answers_grpc = api.cluster_status().grpc_port != 0
+        wanted = Wanted(self._section, self._folders, salt, answers_grpc)
+        found = import_one(wanted, timeout_s=math.inf)
         found.spec.config_json = json.dumps(self._section)
         with refusals_told():
             api.deploy(found.spec)

@@ -57,6 +57,7 @@ def deploy_config(
     base: Path,
     timeout_s: float,
     salt: str = "",
+    answers_grpc: bool = False,
 ) -> Deployed:
     """Makes the applications of a config those of a cluster, and returns without waiting for them.
 
@@ -72,9 +73,13 @@ def deploy_config(
         base: the folder that relative paths in the config are meant from.
         timeout_s: how long importing may take.
         salt: with another one all code counts as changed.
+        answers_grpc: whether the cluster does.
     """
     names = [application.name for application in config.applications]
-    to_import = [wanted(application, app_dir, base, salt) for application in config.applications]
+    to_import = [
+        wanted(application, app_dir, base, salt, answers_grpc=answers_grpc)
+        for application in config.applications
+    ]
     found = dict(zip(names, import_all(to_import, timeout_s=timeout_s), strict=True))
     outcome = Deployed()
     specs = []

@@ -43,6 +43,8 @@ class Wanted:
     """To import from, in order."""
     salt: str = ""
     """With another one it is another version, even where its code seems the same."""
+    answers_grpc: bool = False
+    """Whether the cluster does for which it is imported."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class Imported:
 
 
 def wanted(
-    application: ServeApplicationSchema, app_dir: Path, base: Path, salt: str = ""
+    application: ServeApplicationSchema,
+    app_dir: Path,
+    base: Path,
+    salt: str = "",
+    *,
+    answers_grpc: bool = False,
 ) -> Wanted:
     """What to import for an application of a config in the folder `base`."""
     section = given(application)
@@ -68,7 +75,7 @@ def wanted(
     section["deployments"] = [
         _deployment(given(deployment), base) for deployment in application.deployments
     ]
-    return Wanted(section, tuple(folders), salt)
+    return Wanted(section, tuple(folders), salt, answers_grpc)
 
 
 def _deployment(section: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -151,6 +158,7 @@ class _Import:
                 "application": application.application,
                 "folders": application.folders,
                 "salt": application.salt,
+                "answers_grpc": application.answers_grpc,
             }
             self._file.write(json.dumps(request).encode())
             self._file.seek(0)

@@ -85,7 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.schema
                     port=0, grpc_servicer_functions=FUNCTIONS, max_send_message_bytes=5000
                 ),
             )
-            serving.run(Outer.bind(inner.bind()), name="app", route_prefix=None)
+            serving.run(Outer.bind(inner.bind()), name="app")
             yield started
         finally:
             serving.shutdown()

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -27,18 +28,21 @@ from tests.support.control import (
     own_cluster,
     read_until,
 )
+from tests.support.protos import FOLDER, probe, probe_grpc
 
 FUNCTION = "serving.v1.replica_pb2_grpc.add_ReplicaServicer_to_server"
 # What a folder has that is on nobody's sys.path but of who starts a cluster there.
-SERVICES = "from serving.v1.replica_pb2_grpc import add_ReplicaServicer_to_server as add\n"
+SERVICES = "from probe_pb2_grpc import add_ProbeServicer_to_server as add\n"
 APP = """
+import probe_pb2
 import serving
 
 @serving.deployment
-def hello(request):
-    return "hello"
+class Hello:
+    def One(self, request):
+        return probe_pb2.Reply(text=f"hello {request.text}")
 
-app = hello.bind()
+app = Hello.bind()
 """
 
 
@@ -125,6 +129,7 @@ def serve(*arguments: str, code: int = 0, cwd: Path | None = None) -> str:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a service and an application, and no cluster."""
     isolate(monkeypatch, tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER))
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "services.py").write_text(SERVICES)
@@ -144,13 +149,20 @@ def test_run_serves_the_services_of_its_folder_and_tells_the_address(
         cwd=tmp_path,
     )
     with process, ended(process):
-        line = read_until(process, "is ready at")
+        line = read_until(process, "is ready")
         (proxy,) = (each for each in descendants(process.pid) if "serving.proxy" in command(each))
         port = json.loads(proxy.environ()["SERVING_PROXY_CONFIG"])["grpc_options"]["port"]
-        assert line.endswith(f", gRPC at 127.0.0.1:{port}\n")
+        assert line == f"Application 'default' is ready, gRPC at 127.0.0.1:{port}\n"
+        assert call(f"127.0.0.1:{port}") == "hello you"
 
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 0
+
+
+def call(target: str) -> str:
+    with grpc.insecure_channel(target) as channel:
+        stub = probe_grpc.ProbeStub(channel)
+        return str(stub.One(probe.Request(text="you"), timeout=DEADLINE_S).text)
 
 
 CONFIG = """
@@ -170,14 +182,18 @@ def test_cluster_of_a_file_is_told_of_other_options_and_gives_its_own_back(folde
         target = serving.status().grpc_target
         assert f"gRPC: {target}\n" in started
 
-        deployed = serve("deploy", "config.yaml", cwd=folder)
-        assert f", gRPC at {target}\n" in deployed
-        assert "warning" not in deployed
+        # The services are found where the cluster was started, whatever is deployed from where.
+        elsewhere = folder / "elsewhere"
+        elsewhere.mkdir()
+        (folder / "app.py").rename(elsewhere / "app.py")
+        deployed = serve("deploy", "../config.yaml", cwd=elsewhere)
+        assert deployed == f"Application 'default' is ready, gRPC at {target}\n"
+        assert call(target) == "hello you"
         file.write_text(CONFIG.replace("port: 0", "port: 0\n  max_send_message_bytes: 7"))
         assert (
-            "config.yaml:4:27: warning: grpc_options.max_send_message_bytes: is 104857600 in the "
-            "running cluster, which keeps it until it ends\n"
-        ) in serve("deploy", "config.yaml", cwd=folder)
+            "../config.yaml:4:27: warning: grpc_options.max_send_message_bytes: is 104857600 in "
+            "the running cluster, which keeps it until it ends\n"
+        ) in serve("deploy", "../config.yaml", cwd=elsewhere)
         written = yaml.safe_load(serve("config"))
         assert written["grpc_options"]["grpc_servicer_functions"] == ["services.add"]
     finally:

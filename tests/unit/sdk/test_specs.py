@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 import serving
 from serving.config import DeploymentOptions
-from serving.specs import application_spec
+from serving.specs import application_spec, reachable_prefix
 from serving.v1 import controller_pb2 as pb
 
 
@@ -83,6 +83,23 @@ def test_class_that_cannot_take_requests_is_refused_unless_it_serves_no_http() -
     with pytest.raises(TypeError, match="'NotCallable' cannot take HTTP requests: give the class"):
         application_spec(application, "app", "/")
     assert application_spec(application, "app", None).route_prefix == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "grpc", "expected"),
+    [
+        (serving.deployment(NotCallable).bind(), True, None),
+        (serving.deployment(NotCallable).bind(), False, "/"),
+        (serving.deployment(Callable).bind(1), True, "/"),
+        (serving.deployment(Ingress).bind(), True, "/"),
+        (NotCallable, True, "/"),
+    ],
+)
+def test_class_with_rpcs_alone_is_reached_where_grpc_is_answered(
+    target: object, grpc: bool, expected: str | None
+) -> None:
+    assert reachable_prefix(target, "/", lambda: grpc) == expected
+    assert reachable_prefix(target, None, lambda: grpc) is None
 
 
 def test_ingress_class_needs_no_call_method() -> None:
