@@ -80,6 +80,18 @@ class GrpcContext:
         """The client's address, as gRPC writes it: "ipv4:127.0.0.1:40512"."""
         return self._call.peer
 
+    def request_id(self) -> str:
+        """The id that the log knows the call by: the client's own, or one that the proxy made."""
+        return self._call.request_id
+
+    def application(self) -> str:
+        """The application that was called."""
+        return self._call.application
+
+    def multiplexed_model_id(self) -> str:
+        """The model that the client asks for; empty where it names none."""
+        return self._call.multiplexed_model_id
+
     def time_remaining(self) -> float | None:
         """Seconds until the call's time is over; None where it has no deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - self._clock())
