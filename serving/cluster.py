@@ -116,7 +116,8 @@ class ClusterSettings:
     """What a cluster is started with.
 
     Making one imports the functions that name its gRPC services. Raises ValueError where that
-    fails, or where the options of HTTP and of gRPC contradict each other.
+    fails, where a file of TLS cannot be read, or where the options of HTTP and of gRPC contradict
+    each other.
     """
 
     http: HTTPOptions
@@ -129,9 +130,11 @@ class ClusterSettings:
     """A serialized GrpcServices; empty: no gRPC."""
 
     def __post_init__(self) -> None:
+        _check_readable("http_options", self.http, "ssl_certfile", "ssl_keyfile")
         if not self.grpc.grpc_servicer_functions:
             return
         _check_grpc(self.http, self.grpc)
+        _check_readable("grpc_options", self.grpc, "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
         from serving.rpc.methods import describe, load  # and with it gRPC
 
         services = describe(load(self.grpc.grpc_servicer_functions)).SerializeToString()
@@ -173,15 +176,17 @@ def _check_grpc(http: HTTPOptions, grpc: gRPCOptions) -> None:
         raise ValueError(
             f"http_options and grpc_options have the same port, {grpc.port}: give each its own"
         )
-    for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
-        path = getattr(grpc, name)
-        try:
-            with open(path or os.devnull, "rb"):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"grpc_options: {name} {path!r} cannot be read: {error.strerror}"
-            ) from None
+
+
+def _check_readable(name: str, options: HTTPOptions | gRPCOptions, *files: str) -> None:
+    for file in files:
+        if path := getattr(options, file):
+            try:
+                open(path, "rb").close()
+            except OSError as error:
+                raise ValueError(
+                    f"{name}: {file} {path!r} cannot be read: {error.strerror}"
+                ) from None
 
 
 class OwnCluster:

@@ -417,8 +417,9 @@ def test_wrong_application_starts_nothing() -> None:
 
 
 def test_proxy_that_cannot_start_is_told(tmp_path: Path) -> None:
-    missing = str(tmp_path / "missing.pem")
-    options = {"port": 0, "ssl_certfile": missing, "ssl_keyfile": missing}
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    options = {"port": 0, "ssl_certfile": str(empty), "ssl_keyfile": str(empty)}
 
     with pytest.raises(ClusterError, match="proxy-0"):
         serving.start(http_options=options)

@@ -120,9 +120,10 @@ TLS = {"ssl_certfile": "/dev/null", "ssl_keyfile": "/no"}
         ),
         ({"location": None}, {"grpc_servicer_functions": [SERVICE]}, "there are no proxies"),
         ({"port": 9}, {"port": 9, "grpc_servicer_functions": [SERVICE]}, "the same port, 9"),
+        (TLS, {}, "http_options: ssl_keyfile '/no' cannot be read: No such"),
     ],
 )
-def test_grpc_that_cannot_be_answered_is_a_usage_error(
+def test_options_with_which_nothing_can_be_answered_are_a_usage_error(
     http: dict[str, Any],
     grpc: dict[str, Any],
     message: str,
