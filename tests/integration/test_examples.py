@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,13 +54,14 @@ def running_example(
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
-    """The host and port that the command says it serves on, once it does."""
+    """The host and port that the command says it serves on, once it does: of HTTP, or of gRPC
+    where there is no HTTP."""
     assert process.stdout is not None
     printed = ""
     for line in process.stdout:
         printed += line
-        if ready := re.search(r"is ready at http://([^/]+)/", line):
-            return ready[1]
+        if ready := re.search(r"is ready(?: at http://([^/]+)/|, gRPC at (\S+))", line):
+            return ready[1] or ready[2]
     pytest.fail(f"the example ended: {printed}")
 
 
@@ -165,6 +167,35 @@ def test_token_streaming_sends_tokens_and_stops_the_model_with_its_client(tmp_pa
     assert events[:3] == [f'data: {{"token": "{token}"}}' for token in told]
     assert events[3:] == ["event: done", "data: {}"]
     assert [line.split()[-1] for line in stopped] == ["50.", "50.", "900."]
+
+
+def test_grpc_answers_the_four_kinds_of_call(tmp_path: Path) -> None:
+    folder = tmp_path / "grpc"
+    shutil.copytree(EXAMPLES / "grpc", folder)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("9000", "0"))
+    (protoc,) = re.findall(r"^ +python (-m grpc_tools.*)$", (folder / "app.py").read_text(), re.M)
+    subprocess.run([sys.executable, *protoc.split()], cwd=folder, check=True, timeout=20)
+
+    with running(SERVING, "run", "config.yaml", cwd=folder, state_dir=tmp_path) as (address, _):
+        called = subprocess.run(
+            [sys.executable, "client.py", address],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    assert called.stdout.splitlines() == [
+        "Rate: 1.0",
+        "Words: awful -1.0",
+        "Words: dull -0.5",
+        "RateAll: -0.17",
+        "RateEach: 1.0",
+        "RateEach: -0.75",
+        "RateEach: 0.0",
+        "Rate: INVALID_ARGUMENT, the text is empty",
+    ], called.stderr
 
 
 def test_numpy_batching_answers_many_with_few_batches(tmp_path: Path) -> None:
