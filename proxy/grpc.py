@@ -58,7 +58,15 @@ class GrpcExchange(Exchange):
     """One call and its answer. :meth:`run` is the whole of its life, in the server's task, which
     is cancelled when the client cancels the call, or leaves."""
 
-    __slots__ = ("_application", "_code", "_context", "_metadata", "_method")
+    __slots__ = (
+        "_application",
+        "_code",
+        "_context",
+        "_details",
+        "_metadata",
+        "_method",
+        "_trailers",
+    )
 
     def __init__(self, proxy: Proxy, method: GrpcMethod, context: Any) -> None:
         metadata: Metadata = context.invocation_metadata()
@@ -74,29 +82,34 @@ class GrpcExchange(Exchange):
         self._method = method
         self._context = context
         self._metadata = metadata
-        # What the access log tells.
+        # The status. The access log tells the code.
         self._code = StatusCode.UNKNOWN
+        self._details = ""
+        self._trailers: Metadata = ()
 
     async def run(self, message: bytes | None = None) -> bytes:
         """Serves the call, whose one request ``message`` is; None: its requests are to be read. The
         answer to a method that has but one is returned."""
         try:
-            return await self._serve_or_fail(message)
+            answer = await self._serve_or_fail(message)
         except asyncio.CancelledError:
             if self._interrupted is None or self._task is None:
                 self._code = self._code_of_cancelling()
                 raise
             self._task.uncancel()
-            return self._fail(TIMED_OUT)
+            answer = self._fail(TIMED_OUT)
         finally:
             name = self._method.name
             self._log(name, "gRPC", name, self._code.name)
             await self._release()
+        await self._tell_status()
+        return answer
 
-    def refuse(self, code: StatusCode, details: str) -> None:
+    async def refuse(self, code: StatusCode, details: str) -> None:
         """Answers a call that no method is there for."""
         self._set_status(code, details)
         self._log("-", "gRPC", self._method.name, code.name)
+        await self._tell_status()
 
     async def _serve_or_fail(self, message: bytes | None) -> bytes:
         try:
@@ -194,14 +207,19 @@ class GrpcExchange(Exchange):
 
     def _set_status(self, code: StatusCode, details: str, flat: Sequence[bytes] = ()) -> None:
         self._code = code
-        trailers = unflatten(flat) if flat else ()
-        if not any(key == REQUEST_ID for key, _ in trailers):
-            trailers += ((REQUEST_ID, self._request_id),)
-        self._context.set_trailing_metadata(trailers)
-        if code is not StatusCode.OK:
-            self._context.set_code(code)
-        if details:
-            self._context.set_details(details)
+        self._details = details
+        self._trailers = unflatten(flat) if flat else ()
+        if not any(key == REQUEST_ID for key, _ in self._trailers):
+            self._trailers += ((REQUEST_ID, self._request_id),)
+
+    async def _tell_status(self) -> None:
+        if self._code is not StatusCode.OK:
+            # The server would send an empty message before a status that is only set, and no
+            # client would call again by its retry policy: to it the answer has begun.
+            await self._context.abort(self._code, self._details, self._trailers)
+        self._context.set_trailing_metadata(self._trailers)
+        if self._details:
+            self._context.set_details(self._details)
 
     def _time_s(self) -> float | None:
         """What is left of the client's time, or of the proxy's own."""

@@ -111,7 +111,7 @@ class _Services(grpc.GenericRpcHandler):
 
         async def refuse(_: object, context: Any) -> None:
             exchange = GrpcExchange(self._proxy, GrpcMethod(name=name), context)
-            exchange.refuse(grpc.StatusCode.UNIMPLEMENTED, text)
+            await exchange.refuse(grpc.StatusCode.UNIMPLEMENTED, text)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

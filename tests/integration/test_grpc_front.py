@@ -4,8 +4,9 @@ refuses, what a client that leaves puts an end to."""
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,37 @@ async def test_answer_of_any_size_arrives_whole() -> None:
         assert len(await start(connection, "UnaryUnary")) == 3_000_000
         chunks = [len(message) async for message in start(connection, "UnaryStream")]
         assert chunks == [3_000_000]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_call_that_failed_before_its_answer_is_made_again_by_a_policy_of_the_client(
+    kind: str,
+) -> None:
+    """Clients do so only where nothing, no empty message either, came before the status."""
+    ends: Iterator[dict[str, Any]] = iter([{"code": 14}, {"message": b"now"}])
+    policy = {
+        "maxAttempts": 2,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = {"methodConfig": [{"name": [{"service": "test.Echo"}], "retryPolicy": policy}]}
+
+    async def second_time(call: ReplicaCall) -> None:
+        call.end(**next(ends))
+
+    options = [*UNLIMITED, ("grpc.service_config", json.dumps(config))]
+    async with (
+        front(second_time) as running,
+        grpc.aio.insecure_channel(running.address, options=options) as connection,
+    ):
+        call = start(connection, kind, b"x", timeout=DEADLINE_S)
+        answer = [part async for part in call] if kind.endswith("Stream") else [await call]
+
+        assert answer == [b"now"]
+        first, second = await running.logged()
+        assert (" UNAVAILABLE " in first, " OK " in second) == (True, True)
 
 
 # Leaving.
