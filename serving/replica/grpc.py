@@ -223,6 +223,11 @@ class _Rpc:
         self.method = method
         self.streams = described.response_streaming
         self.takes_context = method.takes("grpc_context")
+        method.check_takes(
+            None,
+            **({"grpc_context": None} if self.takes_context else {}),
+            cure=f"what answers {described.name} takes the request and, if it likes, grpc_context",
+        )
         answer = "a stream of messages: yield them" if self.streams else "one message: return it"
         self._cure = f"{described.name} answers with {answer}"
 

@@ -75,10 +75,22 @@ class Method:
 
     def takes(self, parameter: str) -> bool:
         """Whether it has a parameter of that name."""
+        signature = self._signature()
+        return signature is not None and parameter in signature.parameters
+
+    def check_takes(self, *args: Any, cure: str, **kwargs: Any) -> None:
+        """Raises TypeError where it cannot be called so, and says the cure."""
         try:
-            return parameter in inspect.signature(self._function).parameters
+            if (signature := self._signature()) is not None:
+                signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}: {cure}") from None
+
+    def _signature(self) -> inspect.Signature | None:
+        try:
+            return inspect.signature(self._function)
         except (TypeError, ValueError):  # A builtin without a signature.
-            return False
+            return None
 
     async def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, cure: str) -> Any:
         """What the method returns. Raises TypeError where it yields, and says the cure."""

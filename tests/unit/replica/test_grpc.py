@@ -690,6 +690,25 @@ async def test_answer_of_a_wrong_kind_is_told_in_the_log(
     assert told in caplog.text
 
 
+async def test_method_that_wants_more_than_it_can_get_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Servicer:
+        async def Say(self, request: StringValue, context: Any) -> StringValue:
+            return request
+
+        async def Split(self, *, grpc_context: GrpcContext) -> AsyncIterator[StringValue]:
+            yield StringValue()
+
+    async with replica_of(Servicer()) as client:
+        answers = [await client.call(name, "x") for name in ("Say", "Split")]
+
+    assert [answered.code for answered in answers] == [Code.INTERNAL] * 2
+    cure = "what answers /test.Words/Say takes the request and, if it likes, grpc_context"
+    assert f"Words.Say: missing a required argument: 'context': {cure}" in caplog.text
+    assert "Words.Split: too many positional arguments: what answers" in caplog.text
+
+
 async def test_service_without_protobuf_says_what_its_serializer_refuses(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
