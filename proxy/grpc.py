@@ -24,6 +24,7 @@ from serving.proxy.errors import (
 from serving.proxy.exchange import Exchange
 from serving.proxy.requests import fit_request_id
 from serving.routing.router import Call, RoutingError
+from serving.rpc import half_close
 from serving.rpc.metadata import Metadata, flatten, unflatten
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,
@@ -47,9 +48,6 @@ MODEL_ID = "multiplexed_model_id"
 REQUEST_ID = "request_id"
 MAX_INLINE = 48 * 1024
 """Bytes of a message that travels with the head of its call."""
-
-SETTLING_TURNS = 4
-"""Turns of the loop after which the end of the requests is taken to be the client's half-close."""
 
 _CODES = {code.value[0]: code for code in StatusCode}
 
@@ -238,8 +236,5 @@ class GrpcExchange(Exchange):
         """Passes the requests on, as fast as the handler reads them."""
         while (message := await self._context.read()) is not grpc.aio.EOF:
             await call.stream.send(GRPC_MESSAGE, message)
-        # The end of a call that was cancelled looks the same, and what tells them apart, the
-        # cancelling of the task, comes a turn or two later.
-        for _ in range(SETTLING_TURNS):
-            await asyncio.sleep(0)
+        await half_close.awaited(self._context)
         call.stream.write(GRPC_HALF_CLOSE, b"", end=True)

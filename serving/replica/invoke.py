@@ -16,7 +16,7 @@ import grpc.aio
 from serving.mux import ResetCode
 from serving.mux.session import FRAME_OVERHEAD, MAX_FRAME
 from serving.replica.grpc import MAX_INLINE
-from serving.rpc import metadata
+from serving.rpc import half_close, metadata
 from serving.v1.frames_pb2 import (
     DATA,
     OPEN,
@@ -128,6 +128,7 @@ class InvokeCall:
         if self._rest is None:
             message = await self._context.read()
             if message is grpc.aio.EOF:
+                await half_close.awaited(self._context)
                 self._all_read = True
                 return _frames(type=DATA, tag=shape.end_tag, end_stream=True)
             if message.WhichOneof("part") != shape.part:

@@ -58,7 +58,10 @@ class Context:
         self.details = ""
 
     async def read(self) -> Any:
-        return await self.requests.get()
+        message = await self.requests.get()
+        if message is grpc.aio.EOF:
+            self.requests.put_nowait(message)  # every read from then on finds it
+        return message
 
     async def write(self, message: InvokeResponse) -> None:
         assert message.WhichOneof("part") == "message"
