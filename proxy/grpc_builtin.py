@@ -58,11 +58,11 @@ class Health:
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         told = None
         while True:
-            noticed, status = self._noticed, self._status(request.service)
-            if status != told:
+            noticed, draining = self._noticed, self._proxy.draining
+            if (status := self._status(request.service)) != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
-            if self._proxy.draining:
+            if draining:  # And that is told by now.
                 return
             await noticed.wait()
 
