@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ class Cluster:
 
     port: int
     logs_dir: Path
+    grpc_target: str = ""
+    """For `grpc.insecure_channel`."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -47,15 +49,21 @@ class Cluster:
 
     @contextmanager
     def running(
-        self, application: serving.Application, route_prefix: str | None = "/"
+        self, application: serving.Application, route_prefix: str | None = "/", *, name: str = ""
     ) -> Iterator[None]:
         """Serves an application for as long as the block lasts; "/a/b" is named "a-b"."""
-        name = (route_prefix or "").strip("/").replace("/", "-") or "root"
+        name = name or (route_prefix or "").strip("/").replace("/", "-") or "root"
         serving.run(application, name=name, route_prefix=route_prefix)
         try:
             yield
         finally:
             serving.delete(name)
+
+    def running_for_grpc(
+        self, application: serving.Application, name: str
+    ) -> AbstractContextManager[None]:
+        """The same, without HTTP."""
+        return self.running(application, None, name=name)
 
     def log(self) -> str:
         """All that the processes have logged, each whole."""
@@ -68,9 +76,13 @@ class Cluster:
 
 @contextmanager
 def cluster_running(
-    folder: Path, *, node_options: dict[str, Any] | None = None, **http_options: Any
+    folder: Path,
+    *,
+    node_options: dict[str, Any] | None = None,
+    grpc_options: dict[str, Any] | None = None,
+    **http_options: Any,
 ) -> Iterator[Cluster]:
-    """A cluster of one's own on a free port, apart from all others, that logs into files."""
+    """A cluster of one's own on free ports, apart from all others, that logs into files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SERVING_ADDRESS", raising=False)
         patch.setenv("SERVING_STATE_DIR", str(folder / "state"))
@@ -79,9 +91,10 @@ def cluster_running(
         try:
             started = serving.start(
                 http_options={"port": 0, **http_options},
+                grpc_options=grpc_options,
                 logging_config={"logs_dir": str(logs_dir)},
                 node_options=node_options,
             )
-            yield Cluster(started.http_port, logs_dir)
+            yield Cluster(started.http_port, logs_dir, started.grpc_target)
         finally:
             serving.shutdown()

@@ -14,8 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import grpc
+import pytest
 
 SOURCES = Path(__file__).parents[1] / "protos"
 FUNCTIONS = [
@@ -23,6 +27,22 @@ FUNCTIONS = [
     "probe_pb2_grpc.add_OtherServicer_to_server",
 ]
 """For `gRPCOptions.grpc_servicer_functions`."""
+
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+"""Options of a client's channel that leave the limits to the server."""
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def to(application: str, *others: tuple[str, str | bytes], **ours: str) -> Metadata:
+    """The metadata of a call of this application, with others and with those that we know."""
+    return ("application", application), *ours.items(), *others
+
+
+def failed(call: Callable[[], Any]) -> Any:
+    """How a call failed, once it has."""
+    with pytest.raises(grpc.RpcError) as failure:
+        call()
+    return failure.value
 
 
 def _folder() -> Path:
