@@ -24,7 +24,7 @@ that it has go on, for as long as they take, and the client opens another for th
 that listens no more is left without the loss of a call: a server that stops breaks off those that
 arrive before its clients have heard of it."""
 LEFT_S = MAX_CONNECTION_AGE_S * 1.1 + 1.0
-MIN_PING_INTERVAL_MS = 1_000
+MIN_PING_INTERVAL_MS = 500
 """A client may ping as often; one that does so more often is told to go away."""
 KEEPALIVE_MS = 60_000
 """After this time without a word from a client it is asked whether it is still there."""

@@ -257,6 +257,30 @@ async def test_time_of_the_proxy_is_over(kind: str) -> None:
         assert " DEADLINE_EXCEEDED " in line
 
 
+async def test_time_is_over_while_a_write_waits_for_the_client() -> None:
+    async def flood(call: ReplicaCall) -> None:
+        while not call.ended_early.is_set():
+            await call.answer(bytes(50_000))
+
+    held = Held(flood)
+    async with (
+        front(held, request_timeout_s=0.5) as running,
+        channel(running) as connection,
+    ):
+        call = start(connection, "UnaryStream")
+        assert await call.read() == bytes(50_000)
+        await until(held.resets)
+        await until(lambda: not running.inflight)
+
+        async def read_on() -> None:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await read_on()
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_time_of_the_client_travels_along() -> None:
     held = Held()
     async with (

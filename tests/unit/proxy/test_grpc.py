@@ -59,7 +59,10 @@ class Context:
         return self.time_s
 
     async def read(self) -> Any:
-        return await self.requests.get()
+        message = await self.requests.get()
+        if message is grpc.aio.EOF:
+            self.requests.put_nowait(message)  # for those who ask again
+        return message
 
     async def write(self, message: bytes) -> None:
         if self.broken:
