@@ -12,7 +12,7 @@ import grpc.aio
 from grpc import StatusCode
 
 from serving.mux import StreamError
-from serving.mux.session import Part
+from serving.mux.session import MAX_FRAME, Part
 from serving.proxy.errors import (
     HANDLER_FAILED,
     TIMED_OUT,
@@ -25,7 +25,7 @@ from serving.proxy.exchange import Exchange
 from serving.proxy.requests import fit_request_id
 from serving.routing.router import Call, RoutingError
 from serving.rpc import half_close
-from serving.rpc.metadata import Metadata, flatten, unflatten
+from serving.rpc.metadata import Metadata, capped, flatten, unflatten
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,
     GRPC_MESSAGE,
@@ -140,9 +140,13 @@ class GrpcExchange(Exchange):
             multiplexed_model_id=self._model_id,
             message=message if inline else None,
         )
+        head = request.SerializeToString()
+        if inline and len(head) > MAX_FRAME:  # The client's metadata is large, too.
+            request.ClearField("message")
+            head, inline = request.SerializeToString(), False
         call = self._call = await router.start(
             GRPC_REQUEST,
-            request.SerializeToString(),
+            head,
             end=inline,
             deadline=self._deadline,
             key=self._model_id,
@@ -205,7 +209,7 @@ class GrpcExchange(Exchange):
 
     def _set_status(self, code: StatusCode, details: str, flat: Sequence[bytes] = ()) -> None:
         self._code = code
-        self._details = details
+        self._details = capped(details)
         self._trailers = unflatten(flat) if flat else ()
         if not any(key == REQUEST_ID for key, _ in self._trailers):
             self._trailers += ((REQUEST_ID, self._request_id),)

@@ -134,12 +134,16 @@ class GrpcHandler:
 
     def _serialize(self, found: _Rpc, value: Any, verb: str) -> bytes:
         expected = found.described.response
-        if expected is not None and not _is_of(value, expected):
-            raise _wrong(found, verb, value, f"answers with a {expected.full_name}")
         try:
+            if expected is not None and not _is_of(value, expected):
+                raise TypeError("it is of another type")
             message = found.described.serialize(value)
         except Exception as error:
-            raise _wrong(found, verb, value, f"cannot serialize that: {error}") from error
+            wanted = f"a {expected.full_name}" if expected is not None else "what it can serialize"
+            raise TypeError(
+                f"{found.method.name} {verb} {type(value).__name__!r}, and {found.described.name} "
+                f"answers with {wanted}: {error}"
+            ) from error
         if len(message) > self._max_send_bytes:
             raise _Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -278,11 +282,6 @@ def _too_large(size: str, max_bytes: int) -> _Refused:
         f"a request message has {size} bytes, more than max_receive_message_bytes ({max_bytes}) "
         "allows",
     )
-
-
-def _wrong(found: _Rpc, verb: str, value: Any, why: str) -> TypeError:
-    what = f"{found.method.name} {verb} {type(value).__name__!r}"
-    return TypeError(f"{what}, and {found.described.name} {why}")
 
 
 def _is_of(value: Any, expected: Descriptor) -> bool:

@@ -204,14 +204,15 @@ class _GrpcShape(_Shape):
     def __init__(self, context: Any, call: GrpcRequest) -> None:
         super().__init__(context)
         self._message = io.BytesIO()
-        self.rest = None
-        if len(call.message) > MAX_INLINE:
-            self.rest = memoryview(call.message)
-            call.ClearField("message")
         call.request_id = call.request_id or os.urandom(16).hex()
         call.peer = call.peer or context.peer()
         call.metadata.extend(metadata.flatten(context.invocation_metadata()))
         metadata.unflatten(call.metadata)  # The client may have sent anything.
+        self.rest = None
+        # With the metadata a small message may be more than a frame holds, too.
+        if len(call.message) > MAX_INLINE or (call.message and call.ByteSize() > MAX_FRAME):
+            self.rest = memoryview(call.message)
+            call.ClearField("message")
         self.first = call.SerializeToString()
 
     async def answer(self, frame: Frame) -> None:

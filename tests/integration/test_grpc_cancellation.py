@@ -17,7 +17,7 @@ from serving.handle import DeploymentHandle
 from tests.integration.apps import grpc_probe
 from tests.support.cluster import Cluster
 from tests.support.control import until
-from tests.support.processes import ongoing, replicas, spec_of, the_proxy
+from tests.support.processes import ongoing, replicas, spec_of
 from tests.support.protos import probe, probe_grpc, to
 from tests.support.record import Record
 
@@ -232,24 +232,6 @@ def test_calls_of_a_replica_that_is_killed_are_unavailable(
     assert record.count("started") == 2 * len(KINDS) + 2  # none was tried again
 
 
-@pytest.mark.alone
-def test_death_of_the_proxy_cancels_what_it_asked_for(stub: Any, record: Record) -> None:
-    calls = {kind: begin(stub, kind, kind) for kind in ("One", "Many")}
-    for kind in calls:
-        record.wait_for(f"started callee {kind}")
-
-    the_proxy().kill()
-
-    for kind, call in calls.items():
-        assert ended(kind, call).code() is grpc.StatusCode.UNAVAILABLE
-        for who in ("front", "callee"):
-            record.wait_for(f"cancelled {who} {kind}", within_s=2)
-    # The next proxy is there.
-    request = probe.Request(text="on")
-    answer = stub.One(request, metadata=to("graph"), timeout=TIMEOUT_S, wait_for_ready=True)
-    assert answer.text == "on"
-
-
 # Many.
 
 STORM = 1_000
@@ -271,7 +253,7 @@ async def test_storm_of_cancelled_calls_leaves_nothing_behind(
     async with asyncio.TaskGroup() as tasks:
         for _ in range(STORM):
             # Before it is sent, while it is queued, while it runs or streams.
-            after_s = chance.choice((0.0, 0.01, 0.05, 0.2, 0.5)) * chance.random()
+            after_s = chance.choice((0.0, 0.001, 0.01, 0.1, 0.4)) * chance.random()
             tasks.create_task(cancelled_call(aio_stub, room, chance.choice(KINDS), after_s))
     ended_at = time.monotonic()
 
@@ -279,7 +261,7 @@ async def test_storm_of_cancelled_calls_leaves_nothing_behind(
         assert time.monotonic() - ended_at < REST_S, (before, after)
     assert await asyncio.to_thread(ongoing_of_graph) == 0
     for start, end in zip(before, after, strict=True):
-        assert end["cancelled"] - start["cancelled"] > STORM // 20
+        assert end["cancelled"] - start["cancelled"] > STORM // 10
     # The requests of no call came to an end: none may look as if they had.
     assert after[0]["completed"] == before[0]["completed"]
     assert "Traceback" not in cluster.log()

@@ -247,6 +247,10 @@ GARBAGE = {
         InvokeRequest(request=HttpRequest(method="GET", raw_path=b"/")),
     ],
     "a second call": [head("Chat"), head("Chat")],
+    "a message behind an http request": [
+        InvokeRequest(request=HttpRequest(method="POST", scheme="http", raw_path=b"/")),
+        *messages(probe.Request()),
+    ],
     "odd metadata": [head("One", metadata=[b"key"]), *messages(probe.Request())],
 }
 

@@ -722,7 +722,7 @@ async def test_service_without_protobuf_says_what_its_serializer_refuses(
         answered = await client.call("Say", "x")
 
     assert answered.code is Code.INTERNAL
-    assert "Words.Say returned 'str', and /test.Words/Say cannot serialize that: " in caplog.text
+    assert "Words.Say returned 'str', and /test.Words/Say answers with" in caplog.text
 
 
 @pytest.mark.parametrize(
