@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,11 +14,14 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from serving.aio import Tasks
 from serving.config import gRPCOptions
 from serving.proxy.app import Proxy
 from serving.proxy.grpc import GrpcExchange
 from serving.proxy.grpc_builtin import Handlers, Health, built_in
 from serving.v1.grpc_pb2 import GrpcMethod, GrpcServices
+
+logger = logging.getLogger("serving.proxy")
 
 MAX_CONNECTION_AGE_S = 20.0
 """After this time, give or take a tenth, a connection is told to take no more calls (GOAWAY). Those
@@ -29,6 +34,9 @@ MIN_PING_INTERVAL_MS = 500
 KEEPALIVE_MS = 60_000
 """After this time without a word from a client it is asked whether it is still there."""
 KEEPALIVE_TIMEOUT_MS = 20_000
+CRASH_NOTICE_S = 0.1
+"""After this time at the latest it is noticed that grpc.aio's server has given up."""
+FOREVER_S = 1e9
 
 
 class GrpcServer:
@@ -41,19 +49,48 @@ class GrpcServer:
         self._health = Health(proxy)
         handlers = {method.name: _handler(proxy, method) for method in services.methods}
         handlers |= built_in(proxy, self._health, services if options.enable_reflection else None)
-        self._server = grpc.aio.server(options=_server_options(options))
-        self._server.add_generic_rpc_handlers((_Services(proxy, handlers),))
+        self._services = _Services(proxy, handlers)
+        self._server: grpc.aio.Server | None = None
+        # Those that take no more calls, and still have some.
+        self._crashed: set[grpc.aio.Server] = set()
+        self._tasks = Tasks()
+        self._watching: asyncio.Task[None] | None = None
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
 
     async def start(self) -> None:
         """Listens, and serves. Raises RuntimeError where it cannot listen."""
+        await self._listen()
+        self._watching = self._tasks.start(self._watch(), name="watch over gRPC")
+
+    async def _listen(self) -> None:
         host = self._options.host
-        address = f"{f'[{host}]' if ':' in host else host}:{self._options.port}"
+        address = f"{f'[{host}]' if ':' in host else host}:{self.port or self._options.port}"
         credentials = _credentials(self._options)
+        server = grpc.aio.server(options=_server_options(self._options))
+        server.add_generic_rpc_handlers((self._services,))
         if credentials is None:
-            self.port = self._server.add_insecure_port(address)
+            self.port = server.add_insecure_port(address)
         else:
-            self.port = self._server.add_secure_port(address, credentials)
-        await self._server.start()
+            self.port = server.add_secure_port(address, credentials)
+        await server.start()
+        self._server = server
+
+    async def _watch(self) -> None:
+        """Puts another server in the place of one that has given up. A single request whose path
+        is not UTF-8 makes grpc.aio's do so: it takes no more calls, and those it has go on."""
+        while (server := self._server) is not None:
+            try:
+                if not await server.wait_for_termination(CRASH_NOTICE_S):
+                    return
+            except Exception as error:
+                logger.error("gRPC server gave up, another takes its place: %s", error)
+                self._tasks.start(self._bury(server), name="calls of a gRPC server that gave up")
+                await self._listen()
+
+    async def _bury(self, server: grpc.aio.Server) -> None:
+        self._crashed.add(server)
+        await server.stop(FOREVER_S)
+        self._crashed.discard(server)
 
     def notice(self) -> None:
         """What the proxy knows of applications, or whether it drains, has changed."""
@@ -62,18 +99,29 @@ class GrpcServer:
     def stop_listening(self) -> None:
         """Takes no more connections. Clients have left those that there are after ``LEFT_S``, but
         for calls that are open."""
+        if self._watching is not None:
+            self._watching.cancel()
         # The server has no way to do so but to stop: its socket is taken from under it.
-        for fd in os.listdir("/proc/self/fd"):
+        for fd in os.listdir("/dev/fd"):
             with contextlib.suppress(OSError), _socket(int(fd)) as found:
                 if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and (
-                    found.getsockname()[1] == self.port
+                    found.getsockname()[1:2] == (self.port,)
                 ):
                     found.shutdown(socket.SHUT_RDWR)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more calls, waits for those that are open, and cuts them off after
         ``grace_s``."""
-        await self._server.stop(grace_s)
+        await self._tasks.aclose()
+        if self._server is not None:
+            servers = (self._server, *self._crashed)
+            await asyncio.gather(*(server.stop(grace_s) for server in servers))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drops the two tracebacks that grpc writes for each value of metadata that is not UTF-8: any
+    client can send one, which is then read as Latin-1."""
+    return not str(record.msg).startswith("Invalid encoding on ")
 
 
 def read_services(fd: int) -> GrpcServices:
