@@ -91,8 +91,8 @@ class AccessLog:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time_s))
         return (
             f"INFO {moment},{int(entry.time_s % 1 * 1000):03d} {self._component} --"
-            f" {entry.application} {entry.route} {entry.method} {entry.path} {entry.status}"
-            f" {entry.latency_s * 1000:.1f}ms {entry.request_id}{model}\n"
+            f" {entry.application} {entry.route} {entry.method} {one_word(entry.path)}"
+            f" {entry.status} {entry.latency_s * 1000:.1f}ms {entry.request_id}{model}\n"
         )
 
     def _json(self, entry: Entry) -> str:
