@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -97,14 +98,26 @@ class Load:
         return _sample(log)
 
     def check(self) -> None:
-        """Makes one call with grpcio: raises where its answer or its status is not right."""
+        """Makes one call with grpcio, as soon as it is served: raises where its answer or its
+        status is not right."""
+        deadline = time.monotonic() + START_DEADLINE_S
         with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
             call = channel.unary_stream(
                 self._kind.path,
                 request_serializer=StringValue.SerializeToString,
                 response_deserializer=StringValue.FromString,
             )
-            answers = list(call(MESSAGE, timeout=START_DEADLINE_S, wait_for_ready=True))
+            while True:
+                try:
+                    answers = list(call(MESSAGE, timeout=START_DEADLINE_S))
+                    break
+                except grpc.RpcError as error:
+                    if (
+                        error.code() is not grpc.StatusCode.UNAVAILABLE
+                        or time.monotonic() > deadline
+                    ):
+                        raise
+                    time.sleep(0.05)
         if answers != [MESSAGE] * self._kind.messages:
             raise LoadError(f"{self._kind.path} at {self._port}: {answers}")
 
