@@ -10,6 +10,7 @@ from serving.aio import Tasks
 from serving.config import HTTPOptions, gRPCOptions
 from serving.proxy.access_log import AccessLog
 from serving.proxy.errors import NO_ROUTE, NOTHING_DEPLOYED, Failure
+from serving.proxy.gathering import Gathering
 from serving.proxy.http import HttpExchange
 from serving.proxy.receiver import Message
 from serving.proxy.websocket import WebSocketExchange
@@ -36,6 +37,7 @@ class Proxy:
         self.directory = directory or Directory(
             connects=lambda route: bool(route.prefix) or grpc_options is not None
         )
+        self.gathering = Gathering()
         self.tasks = Tasks()
         self.draining = False
 

@@ -144,6 +144,8 @@ class GrpcExchange(Exchange):
         if inline and len(head) > MAX_FRAME:  # The client's metadata is large, too.
             request.ClearField("message")
             head, inline = request.SerializeToString(), False
+        if router.ongoing:
+            await self._proxy.gathering.join()
         call = self._call = await router.start(
             GRPC_REQUEST,
             head,
