@@ -261,7 +261,7 @@ def _table(comparisons: list[Comparison]) -> str:
             if way is best and found.concurrency > 1:
                 verdict = report.verdict(median(ratios), RATE_TARGET)
             elif way is best:
-                verdict = report.verdict(-added_ms, -ADDED_MS_TARGET) + " ms"
+                verdict = report.verdict(-added_ms, -ADDED_MS_TARGET).replace(":", " ms:")
             rows.append(
                 (
                     found.title if way is found.ways[0] else "",
