@@ -140,7 +140,7 @@ def _sample(log: Path) -> Sample:
 @contextmanager
 def behind_the_proxy(folder: Path, *, access_log: bool) -> Iterator[Server]:
     """The service as a deployment behind the proxy of a cluster."""
-    with _running("cluster", folder, *([] if access_log else ["--access-log=off"])) as server:
+    with _running("cluster", folder, *(["--access-log=on"] if access_log else [])) as server:
         yield server
 
 
@@ -242,8 +242,13 @@ def render(command: str, found: list[Comparison], access_log: bool) -> str:
 _ABOUT = """One message of five letters goes out, and comes back once, or 50 times. "Tuned" has what
 serving gives its processes (uvloop, gRPC's classic poller, settled garbage collection); the other
 is grpc.aio as it comes (asyncio's loop). The targets are held against the better of the two. The
-proxy's access log is {log}; a bare server has none. CPU is microseconds of processor time a call:
-of proxy and replica, or of the bare server. Added is to the median of the bare server's."""
+proxy's access log is {log}: a bare server has none. CPU is microseconds of processor time a call:
+of proxy and replica, or of the bare server. Added is to the median of the bare server's.
+
+A stream's messages are written one after the other, each when grpc.aio has heard from a thread of
+its own that the last one has left. One stream at a time, that is most of what either server does:
+with all threads of the process on one core, its median halves. What varies there from round to
+round is more than what the replica adds."""
 
 
 def _table(comparisons: list[Comparison]) -> str:
@@ -288,7 +293,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two rounds of a second")
-    parser.add_argument("--access-log", choices=["on", "off"], default="on")
+    parser.add_argument("--access-log", choices=["on", "off"], default="off")
     parser.add_argument("--write", action="store_true", help="write RESULTS-grpc.md")
     # What the script is in the processes that it starts.
     parser.add_argument("--role", choices=["cluster", "bare"], help=argparse.SUPPRESS)
