@@ -134,8 +134,9 @@ class gRPCOptions(Settings):
     request_timeout_s: PositiveFloat | None = Field(default=None, strict=False)
     """Seconds that a call may take as a whole; then the client gets DEADLINE_EXCEEDED. None: as
     long as the client gives it."""
-    enable_reflection: bool = False
-    """Tell clients that ask of the services and their messages (gRPC server reflection)."""
+    enable_reflection: bool = True
+    """Tell clients that ask of the services and their messages (gRPC server reflection). True as in
+    Ray Serve."""
     max_receive_message_bytes: PositiveInt = 100 * 1024 * 1024
     """Bytes of one message of a client, at most; with more its call gets RESOURCE_EXHAUSTED."""
     max_send_message_bytes: PositiveInt = 100 * 1024 * 1024

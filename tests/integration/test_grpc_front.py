@@ -463,14 +463,14 @@ async def test_reflection_tells_of_services_and_their_messages() -> None:
                 own.methods_by_name["Healthz"].output_type.full_name,
             ]
 
-    async with front(count, services=services, enable_reflection=True) as running:
+    async with front(count, services=services) as running:
         names, types = await asyncio.to_thread(ask, running.address)
     assert names >= {"probe.Probe", "probe.Other", "grpc.health.v1.Health", methods.SERVING_API}
     assert types == ["probe.Request", "serving.v1.HealthzResponse"]
 
 
-async def test_reflection_is_off_unless_asked_for() -> None:
-    async with front(count) as running, channel(running) as connection:
+async def test_reflection_can_be_turned_off() -> None:
+    async with front(count, enable_reflection=False) as running, channel(running) as connection:
         call = connection.stream_stream(f"/{methods.REFLECTION}/ServerReflectionInfo")()
         await call.done_writing()
         assert (await failure(call))[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -22,7 +22,7 @@ from tests.support import protos
 from tests.support.cluster import Cluster
 from tests.support.protos import failed, to
 
-GRPC_OPTIONS = {"enable_reflection": True}
+GRPC_OPTIONS: dict[str, Any] = {}
 TIMEOUT_S = 20.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN

@@ -90,12 +90,12 @@ def test_list_is_given_item_by_item() -> None:
     app.command()(takes(gRPCOptions, "grpc", GRPC_FLAGS)(lambda grpc: found.append(grpc)))
     flag = "--grpc-servicer-functions"
 
-    for arguments in ([], [flag, "a.b", flag, "c:d", "--grpc-reflection"]):
+    for arguments in ([], [flag, "a.b", flag, "c:d", "--no-grpc-reflection"]):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
     assert found == [
         gRPCOptions(),
-        gRPCOptions(grpc_servicer_functions=["a.b", "c:d"], enable_reflection=True),
+        gRPCOptions(grpc_servicer_functions=["a.b", "c:d"], enable_reflection=False),
     ]
     assert found[0].model_fields_set == set()
 
