@@ -8,6 +8,7 @@ uploads first, and deploys then.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -73,8 +74,12 @@ class PackageStore:
         try:
             packages.unpack(file, draft / digest)
             _sync(draft / digest)
-            if not self.path(digest).exists():
+            try:
                 (draft / digest).replace(self.path(digest))
+            except OSError as error:
+                # Of a folder that is not empty: the package is here, perhaps since this moment.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             self._touch(digest)
         finally:
             shutil.rmtree(draft, ignore_errors=True)

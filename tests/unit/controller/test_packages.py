@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -47,6 +48,14 @@ async def test_package_is_missing_until_it_was_received(tmp_path: Path, source: 
     assert store.missing([digest]) == []
     assert (store.path(digest) / "module.py").read_text() == "x = 1"
     assert names_in(tmp_path / "packages") == {digest}
+
+
+async def test_package_may_be_received_many_times_at_once(tmp_path: Path, source: Path) -> None:
+    for number in range(20):
+        store = PackageStore(tmp_path / f"packages-{number}")
+        (digest,) = set(await asyncio.gather(*(stored(store, source) for _ in range(4))))
+
+        assert names_in(store.path(digest).parent) == {digest}
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "../up", ""])
