@@ -17,7 +17,7 @@ from serving.handle import DeploymentHandle
 from tests.integration.apps import grpc_probe
 from tests.support.cluster import Cluster
 from tests.support.control import until
-from tests.support.processes import ongoing, replicas, spec_of
+from tests.support.processes import ongoing, replicas, spec_of, the_proxy
 from tests.support.protos import probe, probe_grpc, to
 from tests.support.record import Record
 
@@ -43,9 +43,12 @@ def record(all_records: Record) -> Record:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def graph(cluster: Cluster, all_records: Record) -> Iterator[None]:
-    application = two_deployments(all_records, max_ongoing_requests=SLOTS)
-    with cluster.running_for_grpc(application, "graph"):
+def applications(cluster: Cluster, all_records: Record) -> Iterator[None]:
+    with cluster.running_for_grpc(
+        graph=two_deployments(all_records, max_ongoing_requests=SLOTS),
+        narrow=two_deployments(all_records, max_ongoing_requests=1, max_queued_requests=1),
+        killed=two_deployments(all_records),
+    ):
         for deployment in deployments():  # what a script holds to call them stays
             deployment.state.remote().result(TIMEOUT_S)
         yield
@@ -97,7 +100,7 @@ def test_interop_cancel_after_begin_reaches_the_callee(
     record.wait_for("cancelled front it", within_s=1)
     record.wait_for("cancelled callee it", within_s=1)
     assert call.code() is grpc.StatusCode.CANCELLED
-    until(lambda: ongoing_of_graph() == 0, within_s=1)
+    until(lambda: ongoing_in("graph") == 0, within_s=1)
 
 
 @pytest.mark.alone
@@ -129,16 +132,15 @@ def test_lost_channel_cancels_the_handler(cluster: Cluster, record: Record) -> N
 def test_client_that_leaves_the_queue_never_reaches_a_handler(
     cluster: Cluster, stub: Any, record: Record
 ) -> None:
-    with cluster.running_for_grpc(two_deployments(record, max_ongoing_requests=1), "narrow"):
-        first = begin(stub, "One", "first", metadata=to("narrow"))
-        record.wait_for("started callee first")
-        queued = begin(stub, "One", "queued", metadata=to("narrow", request_id="queued"))
-        with pytest.raises(grpc.FutureTimeoutError):
-            queued.result(0.3)
-        queued.cancel()
-        cluster.logged(r"gRPC /probe.Probe/One CANCELLED \S+ms queued$")
-        first.cancel()
-        last = stub.One(probe.Request(text="last"), metadata=to("narrow"), timeout=TIMEOUT_S)
+    first = begin(stub, "One", "first", metadata=to("narrow"))
+    record.wait_for("started callee first")
+    queued = begin(stub, "One", "queued", metadata=to("narrow", request_id="queued"))
+    with pytest.raises(grpc.FutureTimeoutError):
+        queued.result(0.3)
+    queued.cancel()
+    cluster.logged(r"gRPC /probe.Probe/One CANCELLED \S+ms queued$")
+    first.cancel()
+    last = stub.One(probe.Request(text="last"), metadata=to("narrow"), timeout=TIMEOUT_S)
 
     assert last.text == "last"
     assert "started front queued" not in record.notes()
@@ -152,7 +154,7 @@ def test_thread_runs_to_its_end_and_its_result_is_dropped(stub: Any, record: Rec
 
     record.wait_for("finished front it")
     assert record.count("cancelled") == 0
-    until(lambda: ongoing_of_graph() == 0)
+    until(lambda: ongoing_in("graph") == 0)
 
 
 # The clock.
@@ -180,13 +182,13 @@ def test_handler_sees_its_time_shrink(stub: Any) -> None:
     assert TIMEOUT_S - 10 < seen.time_remaining_s <= TIMEOUT_S * 1.01 - 0.5
 
 
-def test_deadline_counts_the_time_in_the_queue(cluster: Cluster, stub: Any, record: Record) -> None:
-    with cluster.running_for_grpc(two_deployments(record, max_ongoing_requests=1), "narrow"):
-        first = begin(stub, "One", "first", metadata=to("narrow"))
-        record.wait_for("started callee first")
-        queued = begin(stub, "One", "queued", metadata=to("narrow"), timeout=0.5)
-        assert ended("One", queued).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        first.cancel()
+def test_deadline_counts_the_time_in_the_queue(stub: Any, record: Record) -> None:
+    first = begin(stub, "One", "first", metadata=to("narrow"))
+    record.wait_for("started callee first")
+    queued = begin(stub, "One", "queued", metadata=to("narrow"), timeout=0.5)
+    assert ended("One", queued).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    first.cancel()
+    until(lambda: ongoing_in("narrow") == 0)
 
     assert "started front queued" not in record.notes()
 
@@ -194,43 +196,55 @@ def test_deadline_counts_the_time_in_the_queue(cluster: Cluster, stub: Any, reco
 # The queue.
 
 
-def test_call_beyond_the_queue_is_exhausted_at_once(
-    cluster: Cluster, stub: Any, record: Record
-) -> None:
-    application = two_deployments(record, max_ongoing_requests=1, max_queued_requests=1)
-    with cluster.running_for_grpc(application, "narrow"):
-        first = begin(stub, "One", "first", metadata=to("narrow"))
-        record.wait_for("started callee first")
-        others = [begin(stub, "One", "other", metadata=to("narrow")) for _ in range(3)]
-        until(lambda: sum(call.done() for call in others) == 2)
-        for call in (call for call in others if call.done()):
-            assert ended("One", call).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "Front" in call.details() or "waiting" in call.details()
-        for call in (first, *others):
-            call.cancel()
+def test_call_beyond_the_queue_is_exhausted_at_once(stub: Any, record: Record) -> None:
+    first = begin(stub, "One", "first", metadata=to("narrow"))
+    record.wait_for("started callee first")
+    others = [begin(stub, "One", "other", metadata=to("narrow")) for _ in range(3)]
+    until(lambda: sum(call.done() for call in others) == 2)
+    for call in (call for call in others if call.done()):
+        assert ended("One", call).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Front" in call.details() or "waiting" in call.details()
+    for call in (first, *others):
+        call.cancel()
+    until(lambda: ongoing_in("narrow") == 0)
 
 
 # The replica's end.
 
 
-def test_calls_of_a_replica_that_is_killed_are_unavailable(
-    cluster: Cluster, stub: Any, record: Record
-) -> None:
+def test_calls_of_a_replica_that_is_killed_are_unavailable(stub: Any, record: Record) -> None:
     metadata = to("killed")
-    with cluster.running_for_grpc(two_deployments(record), "killed"):
-        calls = [begin(stub, kind, kind, metadata=metadata) for kind in KINDS]
-        for kind in KINDS:
-            record.wait_for(f"started callee {kind}")
-        (front,) = [each for each in replicas("killed") if spec_of(each).is_ingress]
-        front.kill()
+    calls = [begin(stub, kind, kind, metadata=metadata) for kind in KINDS]
+    for kind in KINDS:
+        record.wait_for(f"started callee {kind}")
+    (front,) = [each for each in replicas("killed") if spec_of(each).is_ingress]
+    front.kill()
 
-        for kind, call in zip(KINDS, calls, strict=True):
-            assert ended(kind, call).code() is grpc.StatusCode.UNAVAILABLE
-        for kind in KINDS:
-            record.wait_for(f"cancelled callee {kind}", within_s=5)
-        answer = stub.One(probe.Request(text="on"), metadata=metadata, timeout=TIMEOUT_S)
-        assert answer.text == "on"
+    for kind, call in zip(KINDS, calls, strict=True):
+        assert ended(kind, call).code() is grpc.StatusCode.UNAVAILABLE
+    for kind in KINDS:
+        record.wait_for(f"cancelled callee {kind}", within_s=5)
+    answer = stub.One(probe.Request(text="on"), metadata=metadata, timeout=TIMEOUT_S)
+    assert answer.text == "on"
     assert record.count("started") == 2 * len(KINDS) + 2  # none was tried again
+
+
+@pytest.mark.alone
+def test_death_of_the_proxy_cancels_what_it_asked_for(stub: Any, record: Record) -> None:
+    calls = {kind: begin(stub, kind, kind) for kind in ("One", "Many")}
+    for kind in calls:
+        record.wait_for(f"started callee {kind}")
+
+    the_proxy().kill()
+
+    for kind, call in calls.items():
+        assert ended(kind, call).code() is grpc.StatusCode.UNAVAILABLE
+        for who in ("front", "callee"):
+            record.wait_for(f"cancelled {who} {kind}", within_s=2)
+    # The next proxy is there.
+    request = probe.Request(text="on")
+    answer = stub.One(request, metadata=to("graph"), timeout=TIMEOUT_S, wait_for_ready=True)
+    assert answer.text == "on"
 
 
 # Many.
@@ -254,15 +268,15 @@ async def test_storm_of_cancelled_calls_leaves_nothing_behind(
     async with asyncio.TaskGroup() as tasks:
         for _ in range(STORM):
             # Before it is sent, while it is queued, while it runs or streams.
-            after_s = chance.choice((0.0, 0.001, 0.01, 0.1, 0.4)) * chance.random()
+            after_s = chance.choice((0.0, 0.01, 0.05, 0.2, 0.5)) * chance.random()
             tasks.create_task(cancelled_call(aio_stub, room, chance.choice(KINDS), after_s))
     ended_at = time.monotonic()
 
     while not at_rest(before, after := await states()):
         assert time.monotonic() - ended_at < REST_S, (before, after)
-    assert await asyncio.to_thread(ongoing_of_graph) == 0
+    assert await asyncio.to_thread(ongoing_in, "graph") == 0
     for start, end in zip(before, after, strict=True):
-        assert end["cancelled"] - start["cancelled"] > STORM // 10
+        assert end["cancelled"] - start["cancelled"] > STORM // 20
     # The requests of no call came to an end: none may look as if they had.
     assert after[0]["completed"] == before[0]["completed"]
     assert "Traceback" not in cluster.log()
@@ -311,5 +325,6 @@ def at_rest(before: list[dict[str, int]], now: list[dict[str, int]]) -> bool:
     )
 
 
-def ongoing_of_graph() -> int:
-    return sum(ongoing(process) for process in replicas("graph"))
+def ongoing_in(application: str) -> int:
+    """The requests that its replicas work on."""
+    return sum(ongoing(process) for process in replicas(application))

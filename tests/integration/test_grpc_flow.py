@@ -44,10 +44,8 @@ def record(folder: Path) -> Record:
 
 @pytest.fixture(scope="module", autouse=True)
 def applications(cluster: Cluster, gate: Gate, record: Record) -> Iterator[None]:
-    with (
-        cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "kinds"),
-        cluster.running_for_grpc(grpc_probe.Flow.bind(gate, record), "flow"),
-    ):
+    flow = grpc_probe.Flow.bind(gate, record)
+    with cluster.running_for_grpc(kinds=grpc_probe.Coroutines.bind(), flow=flow):
         yield
 
 

@@ -40,10 +40,10 @@ EXPECTED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def applications(cluster: Cluster) -> Iterator[None]:
-    with (
-        cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "coroutines"),
-        cluster.running_for_grpc(grpc_probe.Threads.bind(), "threads"),
-        cluster.running_for_grpc(grpc_probe.Returned.bind(), "returned"),
+    with cluster.running_for_grpc(
+        coroutines=grpc_probe.Coroutines.bind(),
+        threads=grpc_probe.Threads.bind(),
+        returned=grpc_probe.Returned.bind(),
     ):
         yield
 

@@ -40,11 +40,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 def outcomes(cluster: Cluster, record: Record) -> Iterator[dict[str, Any]]:
     """What the client tells of its calls: it makes all of them at a time."""
     graph = grpc_probe.Front.bind(record, grpc_probe.Callee.bind(record))
-    with (
-        cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "kinds"),
-        cluster.running_for_grpc(grpc_probe.Statuses.bind(), "statuses"),
-        cluster.running_for_grpc(graph, "graph"),
-    ):
+    kinds, statuses = grpc_probe.Coroutines.bind(), grpc_probe.Statuses.bind()
+    with cluster.running_for_grpc(kinds=kinds, statuses=statuses, graph=graph):
         command = [str(NODE), str(CLIENT / "client.mjs"), cluster.grpc_target, str(SOURCES)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         assert done.returncode == 0, done.stderr
@@ -93,7 +90,7 @@ def test_cancel_by_a_client_on_node_reaches_the_handler(
 def test_status_and_trailers_reach_a_client_on_node(outcomes: dict[str, Any]) -> None:
     error = outcomes["error"]
     assert (code(error), error["details"]) == ("DATA_LOSS", "data löst ☺")
-    assert error["trailers"] == {"x-why": "lost", "request_id": "node-error"}
+    assert error["trailers"].items() >= {"x-why": "lost", "request_id": "node-error"}.items()
     midway = outcomes["error_midway"]
     assert (code(midway), midway["details"]) == ("DATA_LOSS", "midway")
     assert midway["trailers"]["x-why"] == "lost"

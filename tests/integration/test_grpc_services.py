@@ -34,6 +34,12 @@ def channel(cluster: Cluster) -> Iterator[grpc.Channel]:
         yield channel
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kinds(cluster: Cluster) -> Iterator[None]:
+    with cluster.running_for_grpc(kinds=grpc_probe.Coroutines.bind()):
+        yield
+
+
 def test_methods_of_generated_functions_are_found_with_their_kinds() -> None:
     found = methods.load(protos.FUNCTIONS)
 
@@ -55,9 +61,7 @@ def test_files_are_described_after_those_they_import() -> None:
     assert files.index("google/protobuf/empty.proto") < files.index("probe.proto")
 
 
-def test_client_without_stubs_calls_by_what_reflection_tells(
-    cluster: Cluster, channel: grpc.Channel
-) -> None:
+def test_client_without_stubs_calls_by_what_reflection_tells(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     pool = DescriptorPool(database)
     assert set(database.get_services()) >= {"probe.Probe", "probe.Other", "grpc.health.v1.Health"}
@@ -71,31 +75,29 @@ def test_client_without_stubs_calls_by_what_reflection_tells(
         request_serializer=request.SerializeToString,
         response_deserializer=reply.FromString,
     )
-    with cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "kinds"):
-        answer = method(request(text="it", label=label), metadata=to("kinds"), timeout=TIMEOUT_S)
+    answer = method(request(text="it", label=label), metadata=to("kinds"), timeout=TIMEOUT_S)
 
     assert (answer.text, answer.label.name) == ("it", "label")
 
 
 def test_health_follows_an_application(cluster: Cluster, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
-    request = health_pb2.HealthCheckRequest(service="kinds")
+    request = health_pb2.HealthCheckRequest(service="comes")
     watched = stub.Watch(request, timeout=TIMEOUT_S)
     assert stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S).status == SERVING
     assert next(watched).status == SERVICE_UNKNOWN
     assert failed(lambda: stub.Check(request)).code() is grpc.StatusCode.NOT_FOUND
 
-    with cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "kinds"):
+    with cluster.running_for_grpc(comes=grpc_probe.Coroutines.bind()):
         assert next(watched).status == SERVING
         assert stub.Check(request, timeout=TIMEOUT_S).status == SERVING
     assert SERVICE_UNKNOWN in (update.status for update in watched)
     watched.cancel()
 
 
-def test_serving_api_tells_the_applications(cluster: Cluster, channel: grpc.Channel) -> None:
+def test_serving_api_tells_the_applications(channel: grpc.Channel) -> None:
     stub = api_pb2_grpc.ServingAPIStub(channel)
-    with cluster.running_for_grpc(grpc_probe.Coroutines.bind(), "kinds"):
-        listed = stub.ListApplications(api_pb2.ListApplicationsRequest(), timeout=TIMEOUT_S)
+    listed = stub.ListApplications(api_pb2.ListApplicationsRequest(), timeout=TIMEOUT_S)
     healthz = stub.Healthz(api_pb2.HealthzRequest(), timeout=TIMEOUT_S)
 
     assert list(listed.application_names) == ["kinds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 
 import serving
 from serving.exceptions import DeploymentFailedError
-from tests.integration.apps import grpc_probe, life
+from tests.integration.apps import grpc_probe
 from tests.support.cluster import Cluster
 from tests.support.control import until
 from tests.support.gate import Gate
@@ -27,10 +28,34 @@ DETAILS = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
 TRAILERS = {"x-first": "1", "x-second": "two"}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("statuses")
+
+
+@pytest.fixture(scope="module")
+def gate(folder: Path) -> Gate:
+    gate = Gate(folder / "gate")
+    gate.path.touch()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> Record:
+    return Record(folder / "record")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def statuses(cluster: Cluster) -> Iterator[None]:
-    with cluster.running_for_grpc(grpc_probe.Statuses.bind(), "statuses"):
+def statuses(cluster: Cluster, gate: Gate, record: Record) -> Iterator[None]:
+    application = grpc_probe.Statuses.bind(grpc_probe.Narrow.bind(gate, record))
+    with cluster.running_for_grpc(statuses=application):
         yield
+
+
+def waiting(stub: Any, **metadata: str) -> Any:
+    """A call that the deployment behind the ingress answers."""
+    options = {"metadata": to("statuses", **metadata), "timeout": TIMEOUT_S}
+    return stub.Wait.future(probe.Request(), **options)
 
 
 def failure_of(stub: Any, method: str, request: Any, **metadata: str) -> Any:
@@ -175,7 +200,7 @@ def test_request_that_is_no_message_is_an_error_of_the_client(cluster: Cluster) 
 def test_only_application_needs_no_name(cluster: Cluster, stub: Any) -> None:
     assert stub.Inspect(probe.Request(), timeout=TIMEOUT_S).application == "statuses"
 
-    with cluster.running_for_grpc(grpc_probe.Plain.bind(), "plain"):
+    with cluster.running_for_grpc(plain=grpc_probe.Plain.bind()):
         failure = failed(lambda: stub.Inspect(probe.Request(), timeout=TIMEOUT_S))
     assert failure.code() is grpc.StatusCode.NOT_FOUND
     assert "plain" in failure.details()
@@ -221,22 +246,16 @@ def test_deployment_that_cannot_start_is_unavailable(cluster: Cluster, stub: Any
 
 
 def test_full_deployment_behind_the_ingress_is_exhausted(
-    cluster: Cluster, stub: Any, gate: Gate, record: Record
+    stub: Any, gate: Gate, record: Record
 ) -> None:
-    application = grpc_probe.Statuses.bind(life.Full.bind(gate, record))
+    until(lambda: waiting(stub).exception() is None)  # the ingress knows what it calls
+    record.path.unlink()
+    with gate.closed():
+        first = waiting(stub)
+        record.wait_for("full")
+        failure = failed(waiting(stub).result)
 
-    def call() -> Any:
-        return stub.Wait.future(probe.Request(), metadata=to("calls"), timeout=TIMEOUT_S)
-
-    with cluster.running_for_grpc(application, "calls"):
-        until(lambda: call().exception() is None)  # the ingress knows what it calls
-        record.path.unlink()
-        with gate.closed():
-            first = call()
-            record.wait_for("full")
-            failure = failed(call().result)
-        assert first.result().text == "done"
-
+    assert first.result().text == "done"
     assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -267,19 +286,17 @@ def test_request_id_is_made_where_the_client_sent_none(stub: Any) -> None:
 
 
 def test_request_id_stands_in_the_logs_of_the_proxy_and_of_all_replicas(
-    cluster: Cluster, stub: Any, record: Record
+    cluster: Cluster, stub: Any
 ) -> None:
-    application = grpc_probe.Front.bind(record, grpc_probe.Callee.bind(record))
-    with cluster.running_for_grpc(application, "graph"):
-        metadata = to("graph", request_id="down-the-graph", multiplexed_model_id="m-1")
-        seen, call = stub.Inspect.with_call(probe.Request(), metadata=metadata, timeout=TIMEOUT_S)
+    until(lambda: waiting(stub).exception() is None)  # the ingress knows what it calls
+    call = waiting(stub, request_id="down-the-graph", multiplexed_model_id="m-1")
+    call.result()
 
-    assert seen.request_id == "down-the-graph"
     assert trailers_of(call)["request_id"] == "down-the-graph"
-    cluster.logged(r"#Front#\S+ request_id=down-the-graph .*-- front inspected$")
-    cluster.logged(r"#Callee#\S+ request_id=down-the-graph .*-- callee inspected$")
-    name = "/probe.Probe/Inspect"
-    cluster.logged(rf"-- graph {name} gRPC {name} OK \S+ms down-the-graph model_id=m-1$")
+    cluster.logged(r"#Statuses#\S+ request_id=down-the-graph .*-- statuses waits$")
+    cluster.logged(r"#Narrow#\S+ request_id=down-the-graph .*-- narrow waits$")
+    name = "/probe.Probe/Wait"
+    cluster.logged(rf"-- statuses {name} gRPC {name} OK \S+ms down-the-graph model_id=m-1$")
 
 
 def test_failures_stand_in_the_access_log_by_the_name_of_their_code(

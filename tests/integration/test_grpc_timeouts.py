@@ -28,9 +28,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(scope="module", autouse=True)
 def graph(cluster: Cluster, record: Record) -> Iterator[None]:
-    with cluster.running_for_grpc(
-        grpc_probe.Front.bind(record, grpc_probe.Callee.bind(record)), "graph"
-    ):
+    graph = grpc_probe.Front.bind(record, grpc_probe.Callee.bind(record))
+    with cluster.running_for_grpc(graph=graph):
         yield
 
 

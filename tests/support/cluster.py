@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,29 @@ class Cluster:
 
     @contextmanager
     def running(
-        self, application: serving.Application, route_prefix: str | None = "/", *, name: str = ""
+        self, application: serving.Application, route_prefix: str | None = "/"
     ) -> Iterator[None]:
         """Serves an application for as long as the block lasts; "/a/b" is named "a-b"."""
-        name = name or (route_prefix or "").strip("/").replace("/", "-") or "root"
+        name = (route_prefix or "").strip("/").replace("/", "-") or "root"
         serving.run(application, name=name, route_prefix=route_prefix)
         try:
             yield
         finally:
             serving.delete(name)
 
-    def running_for_grpc(
-        self, application: serving.Application, name: str
-    ) -> AbstractContextManager[None]:
-        """The same, without HTTP."""
-        return self.running(application, None, name=name)
+    @contextmanager
+    def running_for_grpc(self, **applications: serving.Application) -> Iterator[None]:
+        """Serves applications by their names, without HTTP, for as long as the block lasts."""
+
+        def run(name: str) -> None:
+            serving.run(applications[name], name=name, route_prefix=None)
+
+        with ThreadPoolExecutor(len(applications)) as pool:
+            try:
+                list(pool.map(run, applications))
+                yield
+            finally:
+                list(pool.map(serving.delete, applications))
 
     def log(self) -> str:
         """All that the processes have logged, each whole."""

@@ -122,8 +122,8 @@ class Returned:
 class Statuses:
     """Ends as it is told."""
 
-    def __init__(self, full: Handle | None = None) -> None:
-        self._full = full
+    def __init__(self, behind: Handle | None = None) -> None:
+        self._behind = behind
 
     async def Fail(self, failure: Message, grpc_context: Context) -> Message:
         self._fail(failure, grpc_context)
@@ -193,12 +193,27 @@ class Statuses:
         yield probe.Reply(number=1)
         yield request
 
-    # What fails elsewhere.
+    # What is done elsewhere.
 
     async def Wait(self, request: Message) -> Message:
-        """Calls a deployment that is full."""
-        assert self._full is not None
-        return probe.Reply(text=await self._full.remote())
+        logger.info("statuses waits")
+        assert self._behind is not None
+        return probe.Reply(text=await self._behind.remote())
+
+
+@serving.deployment(max_ongoing_requests=1, max_queued_requests=0)
+class Narrow:
+    """Takes one call at a time, and none in addition."""
+
+    def __init__(self, gate: Gate, record: Record) -> None:
+        self._gate = gate
+        self._record = record
+
+    async def __call__(self) -> str:
+        logger.info("narrow waits")
+        self._record.note("full")
+        await self._gate.pass_through_async()
+        return "done"
 
 
 @serving.deployment
@@ -240,12 +255,6 @@ class Callee:
             for number in range(count):
                 yield number
                 await asyncio.sleep(seconds)
-
-    async def inspect(self) -> str:
-        logger.info("callee inspected")
-        scope = current_request()
-        assert scope is not None
-        return scope.request_id
 
     async def state(self) -> dict[str, int]:
         return self._notes.state()
@@ -293,12 +302,9 @@ class Front:
         return reply(request)
 
     async def Inspect(self, request: Message, grpc_context: Context) -> Message:
-        """Tells what the callee knows, and, late, how long the call may still take."""
-        logger.info("front inspected")
-        request_id = await self._callee.inspect.remote()
+        """Tells, late, how long the call may still take."""
         await asyncio.sleep(request.seconds)
-        left = grpc_context.time_remaining()
-        return probe.Seen(request_id=request_id, time_remaining_s=-1 if left is None else left)
+        return probe.Seen(time_remaining_s=grpc_context.time_remaining())
 
     async def Meet(self, request: Message) -> Message:
         await self._meeting.of(request.count)
