@@ -16,6 +16,7 @@ from serving.exceptions import RequestCancelledError
 from serving.grpc_util import AbortError, GrpcContext
 from serving.mux import Stream, StreamError
 from serving.mux.session import Part
+from serving.replica import hooks
 from serving.replica.methods import Method, Methods
 from serving.replica.refusals import status_of
 from serving.rpc import metadata
@@ -88,13 +89,19 @@ class GrpcHandler:
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"no function of grpc_servicer_functions adds {name or 'a method without a name'}",
             )
+        wanted = name.rpartition("/")[2]
+        if wanted in hooks.NAMES:
+            raise _Refused(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"{wanted!r} is a method that replicas call themselves: {name} needs another name",
+            )
         try:
-            method = self._methods.find(name.rpartition("/")[2])
+            method = self._methods.find(wanted)
         except AttributeError as error:
             raise _Refused(
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"deployment {self._methods.deployment!r} has no method "
-                f"{name.rpartition('/')[2]!r}, which {name} needs",
+                f"{wanted!r}, which {name} needs",
                 log=str(error),
             ) from None
         found = self._found[name] = _Rpc(described, method)

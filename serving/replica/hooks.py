@@ -22,6 +22,8 @@ from serving.aio import call_hook
 
 logger = logging.getLogger("serving.replica")
 
+NAMES = frozenset(("reconfigure", "check_health", "shutdown"))
+"""Methods that the replica calls itself, so that no client is to."""
 SLICES = 10
 """The time of a check is counted in so many slices. A loop that is blocked loses one of them,
 however long it is: what blocks it is another's fault, and busy is not unhealthy."""

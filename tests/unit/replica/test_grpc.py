@@ -621,6 +621,21 @@ async def test_method_that_is_not_there_is_unimplemented(
     assert answered.status.details.startswith(details)
 
 
+@pytest.mark.parametrize("name", ["reconfigure", "check_health", "shutdown"])
+async def test_method_that_the_replica_calls_itself_is_no_rpc(name: str) -> None:
+    called: list[Any] = []
+    instance = type("Living", (), {name: lambda _, request=None: called.append(request)})()
+    described = rpc(name)
+    async with replica_of(instance, rpcs={described.name: described}) as client:
+        answered = await client.call(name, "x")
+
+    assert answered.code is Code.UNIMPLEMENTED
+    assert answered.status.details == (
+        f"{name!r} is a method that replicas call themselves: /test.Words/{name} needs another name"
+    )
+    assert called == []
+
+
 @pytest.mark.parametrize("name", ["Say", "Join"])
 async def test_request_that_cannot_be_parsed_is_told(name: str) -> None:
     async with replica_of(Async()) as client:
