@@ -142,8 +142,8 @@ class ModelCache:
         if not model_id:
             raise ValueError(
                 f"{self._name}: the id of the model is empty. Requests name their model in the "
-                "header serve_multiplexed_model_id, calls in "
-                "handle.options(multiplexed_model_id=...)"
+                "header serve_multiplexed_model_id, gRPC calls in the metadata "
+                "multiplexed_model_id, calls in handle.options(multiplexed_model_id=...)"
             )
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
