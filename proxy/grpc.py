@@ -12,7 +12,7 @@ import grpc.aio
 from grpc import StatusCode
 
 from serving.mux import StreamError
-from serving.mux.session import MAX_FRAME, Part
+from serving.mux.session import Part
 from serving.proxy.errors import (
     HANDLER_FAILED,
     TIMED_OUT,
@@ -26,6 +26,7 @@ from serving.proxy.requests import fit_request_id
 from serving.routing.router import Call, RoutingError
 from serving.rpc import half_close
 from serving.rpc.metadata import Metadata, capped, flatten, unflatten
+from serving.rpc.opening import head_of
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,
     GRPC_MESSAGE,
@@ -46,8 +47,6 @@ logger = logging.getLogger("serving.proxy")
 APPLICATION = "application"
 MODEL_ID = "multiplexed_model_id"
 REQUEST_ID = "request_id"
-MAX_INLINE = 48 * 1024
-"""Bytes of a message that travels with the head of its call."""
 
 _CODES = {code.value[0]: code for code in StatusCode}
 
@@ -130,7 +129,6 @@ class GrpcExchange(Exchange):
         if router is None:
             return self._fail(UNAVAILABLE)
         self._start_clock(self._time_s())
-        inline = message is not None and len(message) <= MAX_INLINE
         request = GrpcRequest(
             method=self._method.name,
             metadata=flatten(self._metadata),
@@ -138,12 +136,8 @@ class GrpcExchange(Exchange):
             request_id=self._request_id,
             application=route.application,
             multiplexed_model_id=self._model_id,
-            message=message if inline else None,
         )
-        head = request.SerializeToString()
-        if inline and len(head) > MAX_FRAME:  # The client's metadata is large, too.
-            request.ClearField("message")
-            head, inline = request.SerializeToString(), False
+        head, inline = head_of(request, message)
         if router.ongoing:
             await self._proxy.gathering.join()
         call = self._call = await router.start(

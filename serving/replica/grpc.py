@@ -21,6 +21,7 @@ from serving.replica.methods import Method, Methods
 from serving.replica.refusals import status_of
 from serving.rpc import metadata
 from serving.rpc.methods import Method as RpcMethod
+from serving.rpc.opening import MAX_INLINE
 from serving.v1.controller_pb2 import GrpcSettings
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,
@@ -33,9 +34,6 @@ from serving.v1.grpc_pb2 import (
 )
 
 logger = logging.getLogger("serving.replica")
-
-MAX_INLINE = 48 * 1024
-"""Bytes of a message that travels in one frame with a status."""
 
 _OK = grpc.StatusCode.OK
 

@@ -15,8 +15,8 @@ import grpc.aio
 
 from serving.mux import ResetCode
 from serving.mux.session import FRAME_OVERHEAD, MAX_FRAME
-from serving.replica.grpc import MAX_INLINE
 from serving.rpc import half_close, metadata
+from serving.rpc.opening import head_of
 from serving.v1.frames_pb2 import (
     DATA,
     OPEN,
@@ -208,12 +208,9 @@ class _GrpcShape(_Shape):
         call.peer = call.peer or context.peer()
         call.metadata.extend(metadata.flatten(context.invocation_metadata()))
         metadata.unflatten(call.metadata)  # The client may have sent anything.
-        self.rest = None
-        # With the metadata a small message may be more than a frame holds, too.
-        if len(call.message) > MAX_INLINE or (call.message and call.ByteSize() > MAX_FRAME):
-            self.rest = memoryview(call.message)
-            call.ClearField("message")
-        self.first = call.SerializeToString()
+        message = call.message if call.HasField("message") else None
+        self.first, inline = head_of(call, message)
+        self.rest = None if inline or message is None else memoryview(message)
 
     async def answer(self, frame: Frame) -> None:
         self._message.write(frame.data)

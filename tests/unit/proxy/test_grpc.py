@@ -16,8 +16,9 @@ from serving.config import HTTPOptions, gRPCOptions
 from serving.mux import Stream
 from serving.proxy.access_log import AccessLog
 from serving.proxy.app import Proxy
-from serving.proxy.grpc import MAX_INLINE, GrpcExchange
+from serving.proxy.grpc import GrpcExchange
 from serving.routing.watch import Directory
+from serving.rpc.opening import MAX_INLINE
 from serving.v1 import controller_pb2 as pb
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,

@@ -25,11 +25,12 @@ from serving.grpc_util import GrpcContext
 from serving.mux import Stream, StreamReset
 from serving.mux.session import DEFAULT_WINDOW, MAX_FRAME
 from serving.mux.testing import Connected, connected
-from serving.replica.grpc import MAX_INLINE, GrpcHandler
+from serving.replica.grpc import GrpcHandler
 from serving.replica.methods import Methods
 from serving.replica.runner import Runner
 from serving.rpc import metadata
 from serving.rpc.methods import Method
+from serving.rpc.opening import MAX_INLINE
 from serving.v1.controller_pb2 import GrpcSettings
 from serving.v1.grpc_pb2 import (
     GRPC_HALF_CLOSE,

@@ -13,11 +13,12 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from serving.context import ReplicaModels, current_request
 from serving.grpc_util import GrpcContext
-from serving.replica.grpc import MAX_INLINE, GrpcHandler
+from serving.replica.grpc import GrpcHandler
 from serving.replica.methods import Methods
 from serving.replica.runner import Runner
 from serving.replica.service import DataService, data_server_options
 from serving.rpc.methods import Method
+from serving.rpc.opening import MAX_INLINE
 from serving.v1.controller_pb2 import GrpcSettings
 from serving.v1.grpc_pb2 import GrpcRequest
 from serving.v1.http_pb2 import HttpRequest
