@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -14,7 +13,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
 from serving.proxy.app import Proxy
-from serving.rpc.methods import HEALTH, REFLECTION, REFLECTION_V1, SERVING_API
+from serving.rpc.methods import (
+    HEALTH,
+    REFLECTION,
+    REFLECTION_V1,
+    SERVING_API,
+    Recorder,
+    with_imports,
+)
 from serving.v1 import api_pb2, api_pb2_grpc
 from serving.v1.grpc_pb2 import GrpcServices
 
@@ -98,7 +104,9 @@ class ServingAPI(api_pb2_grpc.ServingAPIServicer):
 def built_in(proxy: Proxy, health: Health, reflected: GrpcServices | None) -> Handlers:
     """Who answers their methods, by the methods' names. ``reflected`` are the users' services that
     reflection tells of; None: there is no reflection."""
-    added = _Added()
+    # Not added to the server: it would wait for calls of each method by itself, and every call of
+    # any would pay for that.
+    added = Recorder()
     health_pb2_grpc.add_HealthServicer_to_server(health, added)
     api_pb2_grpc.add_ServingAPIServicer_to_server(ServingAPI(proxy), added)
     if reflected is not None:
@@ -112,23 +120,6 @@ def built_in(proxy: Proxy, health: Health, reflected: GrpcServices | None) -> Ha
     return added.handlers
 
 
-class _Added:
-    """The side of a server that generated code sees."""
-
-    def __init__(self) -> None:
-        self.handlers: Handlers = {}
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """The same ones, behind a look-up of their own."""
-
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        # Not registered with the server: it would wait for calls of each one by itself, and every
-        # call of any would pay for that.
-        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
-
-
 def _pool(services: GrpcServices) -> DescriptorPool:
     """A pool of what users' services are made of, and the built-in ones. Not the process's: that
     has the proxy's own messages, and what two clusters call by one name may differ."""
@@ -136,13 +127,12 @@ def _pool(services: GrpcServices) -> DescriptorPool:
     for file in services.files:
         pool.AddSerializedFile(file)
     for module in (health_pb2, reflection_pb2, api_pb2):
-        _add(pool, module.DESCRIPTOR)
+        for described in with_imports(module.DESCRIPTOR):
+            _add(pool, described)
     return pool
 
 
 def _add(pool: DescriptorPool, file: FileDescriptor) -> None:
-    for imported in file.dependencies:
-        _add(pool, imported)
     try:
         pool.FindFileByName(file.name)
     except KeyError:

@@ -74,7 +74,7 @@ def describe(methods: Mapping[str, Method]) -> GrpcServices:
             descriptor = pool.FindServiceByName(service)
         except KeyError:
             continue
-        for file in _with_imports(descriptor.file):
+        for file in with_imports(descriptor.file):
             files.setdefault(file.name, file.serialized_pb)
     return GrpcServices(
         methods=[
@@ -87,6 +87,30 @@ def describe(methods: Mapping[str, Method]) -> GrpcServices:
         ],
         files=list(files.values()),
     )
+
+
+def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    """Each of the files that it imports, however far away, before those that import it; then the
+    file itself."""
+    for imported in file.dependencies:
+        yield from with_imports(imported)
+    yield file
+
+
+class Recorder:
+    """The side of a ``grpc.Server`` that generated code sees: notes what is added to it."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {}
+        """An RpcMethodHandler for each method, by the method's name."""
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        for handler in handlers:
+            # The one that grpc.method_handlers_generic_handler makes, as all generated code does.
+            self.handlers.update(handler._method_handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.handlers.update({f"/{service}/{name}": each for name, each in handlers.items()})
 
 
 def _imported(path: str) -> Callable[[Any, Any], object]:
@@ -106,7 +130,7 @@ def _imported(path: str) -> Callable[[Any, Any], object]:
 
 
 def _methods_of(path: str, function: Callable[[Any, Any], object]) -> Iterator[Method]:
-    recorder = _Recorder()
+    recorder = Recorder()
     try:
         function(_AnyServicer(), recorder)
     except Exception as error:
@@ -143,29 +167,8 @@ def _response_type(name: str, serializer: object) -> Descriptor | None:
     return found.output_type if found is not None else None
 
 
-def _with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
-    for imported in file.dependencies:
-        yield from _with_imports(imported)
-    yield file
-
-
 class _AnyServicer:
     """A servicer that has every method."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *_: None
-
-
-class _Recorder:
-    """The side of a ``grpc.Server`` that generated code sees."""
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Any] = {}
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
-        for handler in handlers:
-            # The one that grpc.method_handlers_generic_handler makes, as all generated code does.
-            self.handlers.update(handler._method_handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        self.handlers.update({f"/{service}/{name}": each for name, each in handlers.items()})
