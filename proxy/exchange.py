@@ -85,6 +85,11 @@ class Exchange:
             "serving_model_id": self._model_id,
         }
 
+    @property
+    def _prefix(self) -> str:
+        """The route prefix; empty where none matched."""
+        return self._route.prefix if self._route else ""
+
     def _log(self, route: str, method: str, path: str, status: int | str) -> None:
         """Tells the access log of the request's end."""
         if self._proxy.access_log is not None:

@@ -189,7 +189,3 @@ class HttpExchange(Exchange):
         self._receiver.close()
         method, path = self._scope["method"], self._scope["raw_path"].decode("latin-1")
         self._log(self._prefix or "-", method, path, self._status)
-
-    @property
-    def _prefix(self) -> str:
-        return self._route.prefix if self._route else ""

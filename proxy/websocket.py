@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 
-from serving.mux import ResetCode, Stream, StreamError
+from serving.mux import Stream, StreamError
 from serving.mux.session import Part
-from serving.proxy.access_log import Entry
 from serving.proxy.errors import (
     CANCELLED_BY_REPLICA,
     CLIENT_LEFT,
@@ -19,10 +17,10 @@ from serving.proxy.errors import (
     Failure,
     failure_of,
 )
+from serving.proxy.exchange import Exchange
 from serving.proxy.receiver import Message
 from serving.proxy.requests import RequestHead, flatten_scope
 from serving.routing.router import Call, RoutingError
-from serving.routing.routes import Route
 from serving.v1.http_pb2 import (
     ACCEPT,
     BINARY,
@@ -47,7 +45,7 @@ MAX_MESSAGE = 2**31
 """Bytes of a handler's message, which is sent to the client as one."""
 
 
-class WebSocketExchange:
+class WebSocketExchange(Exchange):
     """One WebSocket, from its handshake to its close, in the server's task."""
 
     def __init__(
@@ -57,16 +55,12 @@ class WebSocketExchange:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        # Connection
-        self._proxy = proxy
-        self._task: asyncio.Task[Any] | None = None
-        self._standing: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        self._head = RequestHead(scope)
+        super().__init__(proxy, self._head.request_id, self._head.model_id)
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._head = RequestHead(scope)
-        self._route: Route | None = None
-        self._started_at = time.perf_counter()
+        self._standing: asyncio.Future[Stream] = self._loop.create_future()
 
         # Response
         self._status = 0
@@ -75,26 +69,24 @@ class WebSocketExchange:
 
     async def run(self) -> None:
         """Serves the WebSocket."""
-        call: Call | None = None
         await self._receive()  # websocket.connect
-        self._task = asyncio.current_task()
-        upwards = self._proxy.tasks.start(self._upwards(), name="websocket upwards")
+        self._start_clock(None)  # However long it stands, no time of the proxy's ends it.
+        self._start_upload(self._upwards())
         try:
-            call = await self._start()
+            call = self._call = await self._start()
             if call is not None:
                 self._standing.set_result(call.stream)
                 await self._relay(call.stream)
         except (RoutingError, StreamError) as error:
             await self._fail(failure_of(error))
         except asyncio.CancelledError:
-            if call is not None or not self._client_left:
+            if self._call is not None or not self._client_left:
                 raise
         finally:
-            upwards.cancel()
-            await asyncio.wait((upwards,))
-            if call is not None:
-                call.close(ResetCode.CANCEL)
-            self._log()
+            await self._release()
+            path = self._scope["raw_path"].decode("latin-1")
+            status = CLIENT_LEFT if self._client_left and not self._status else self._status
+            self._log(self._prefix or "-", "WS", path, status)
 
     async def _start(self) -> Call | None:
         route = self._route = self._proxy.match(self._scope)
@@ -208,22 +200,3 @@ class WebSocketExchange:
         body = failure.text.encode()
         flat = [item for pair in failure.headers for item in pair]
         await self._refuse(HttpResponse(status=failure.status, headers=flat, body=body), end=True)
-
-    def _log(self) -> None:
-        if self._proxy.access_log is None:
-            return
-        route = self._route
-        status = CLIENT_LEFT if self._client_left and not self._status else self._status
-        self._proxy.access_log.add(
-            Entry(
-                time.time(),
-                route.application if route else "-",
-                route.prefix if route else "-",
-                "WS",
-                self._scope["raw_path"].decode("latin-1"),
-                status,
-                time.perf_counter() - self._started_at,
-                self._head.request_id,
-                self._head.model_id,
-            )
-        )
