@@ -62,6 +62,12 @@ def gate(tmp_path: Path) -> Gate:
     return gate
 
 
+@pytest.fixture(scope="module")
+def all_records(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """For applications that run for a whole module, whose tests empty it."""
+    return Record(tmp_path_factory.mktemp("record") / "record")
+
+
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     return Record(tmp_path / "record")

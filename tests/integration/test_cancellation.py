@@ -16,11 +16,6 @@ from tests.support.processes import ongoing, the_proxy, the_replica
 from tests.support.record import Record
 
 
-@pytest.fixture(scope="module")
-def all_records(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return Record(tmp_path_factory.mktemp("waits") / "record")
-
-
 @pytest.fixture
 def record(all_records: Record) -> Record:
     all_records.path.unlink(missing_ok=True)

@@ -31,11 +31,6 @@ SLOTS = 40
 Handle = DeploymentHandle[Any]
 
 
-@pytest.fixture(scope="module")
-def all_records(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    return Record(tmp_path_factory.mktemp("record") / "record")
-
-
 @pytest.fixture
 def record(all_records: Record) -> Record:
     all_records.path.unlink(missing_ok=True)

@@ -18,6 +18,24 @@ def context(**fields: Any) -> GrpcContext:
     return GrpcContext(GrpcRequest(method="/test.Words/Say", **fields))
 
 
+def test_context_knows_what_the_call_is_known_by() -> None:
+    call = GrpcRequest(
+        metadata=[b"language", b"fr", b"seal-bin", b"\xff"],
+        peer="ipv4:127.0.0.1:40512",
+        request_id="mine",
+        application="shop",
+        multiplexed_model_id="fr",
+    )
+
+    known = GrpcContext(call)
+
+    assert known.invocation_metadata() == (("language", "fr"), ("seal-bin", b"\xff"))
+    assert known.peer() == "ipv4:127.0.0.1:40512"
+    assert known.request_id() == "mine"
+    assert known.application() == "shop"
+    assert known.multiplexed_model_id() == "fr"
+
+
 def test_nothing_is_set_before_it_is_set() -> None:
     fresh = context()
 
@@ -107,6 +125,18 @@ def test_abort_raises_and_keeps_its_status() -> None:
 
     assert (aborted.code(), aborted.details()) == (Code.ABORTED, "too old")
     assert aborted.trailing_metadata() == (("version", "1"),)
+
+
+def test_context_of_a_test_tells_what_a_method_set() -> None:
+    made = GrpcContext(GrpcRequest())
+
+    with pytest.raises(AbortError, match="NOT_FOUND: no such word"):
+        made.abort(grpc.StatusCode.NOT_FOUND, "no such word", [("word", "x")])
+
+    assert made.code() is grpc.StatusCode.NOT_FOUND
+    assert made.details() == "no such word"
+    assert made.trailing_metadata() == (("word", "x"),)
+    assert made.time_remaining() is None
 
 
 def test_abort_without_trailers_keeps_those_that_were_set() -> None:
